@@ -1,0 +1,29 @@
+"""Pure functions of logits: per example in, per example out, classes on ``dim``; torch and nothing else."""
+
+from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
+from logitwatch.functional.scores import (
+    brier_score,
+    logit_margin,
+    logit_norm,
+    nll,
+    scale_by_temperature,
+    target_rank,
+)
+from logitwatch.functional.uncertainty import confidence, effective_classes, energy, log_partition, softmax_entropy
+
+__all__ = [
+    "RowStatistics",
+    "binary_row_statistics",
+    "brier_score",
+    "confidence",
+    "effective_classes",
+    "energy",
+    "log_partition",
+    "logit_margin",
+    "logit_norm",
+    "nll",
+    "row_statistics",
+    "scale_by_temperature",
+    "softmax_entropy",
+    "target_rank",
+]

@@ -1,0 +1,67 @@
+"""Where precision is decided: promotion of half types, and the few places that take exponentials and logarithms."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["accumulator_dtype", "centred_exp", "upcast"]
+
+# exp of these is below half the smallest subnormal of the type, so a class this far under the maximum has probability 0.
+UNDERFLOW = {torch.float32: -104.0, torch.float64: -746.0}
+
+
+def upcast(x: Tensor) -> Tensor:
+    """The same numbers in float32 or wider: half and integer types are lifted, float32 and float64 are left alone.
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        The tensor in ``promote_types(x.dtype, float32)``.
+
+    Raises:
+        TypeError: If ``x`` is complex; a complex number has no order, so it cannot be a logit.
+
+    Examples:
+        >>> upcast(torch.tensor([1.0], dtype=torch.bfloat16)).dtype, upcast(torch.tensor([1])).dtype
+        (torch.float32, torch.float32)
+    """
+    if x.is_complex():
+        raise TypeError(f"logits must be real, got {x.dtype}")
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def accumulator_dtype(device: torch.device) -> torch.dtype:
+    """The widest floating type of a device: float64, or float32 where a device (Apple's) has nothing wider.
+
+    Examples:
+        >>> accumulator_dtype(torch.device("cpu"))
+        torch.float64
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def centred_exp(logits: Tensor, *, dim: int = -1) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Shifted logits, their exponentials and the sum of these: what every softmax quantity is made from.
+
+    .. math:: c_k = \max(z_k - \max_j z_j,\, -104), \qquad e_k = \exp c_k, \qquad s = \sum_k e_k
+
+    The shift keeps any magnitude finite. The floor changes no probability (``exp(-104)`` is 0 in float32) and makes
+    an absent class, logit ``-inf``, contribute 0 instead of ``0 * inf``.
+
+    Args:
+        logits: Real tensor with classes on ``dim``.
+        dim: The class axis.
+
+    Returns:
+        ``(c, e, s)``: ``c`` and ``e`` shaped as ``logits``, ``s`` without ``dim``, all float32 or wider. A row
+        without any finite class is NaN throughout.
+
+    Examples:
+        >>> c, e, s = centred_exp(torch.tensor([1e30, 1e30, float("-inf")]))
+        >>> c.tolist(), e.tolist(), s.item()
+        ([0.0, 0.0, -104.0], [1.0, 1.0, 0.0], 2.0)
+    """
+    z = upcast(logits)
+    centred = (z - z.amax(dim, keepdim=True)).clamp(min=UNDERFLOW[z.dtype])
+    e = centred.exp()
+    return centred, e, e.sum(dim)

@@ -1,0 +1,64 @@
+"""Unit and meaning of every quantity the suite logs, stated once: sinks, reports and the README read it here."""
+
+from typing import NamedTuple
+
+__all__ = ["QUANTITIES", "Quantity", "describe"]
+
+
+class Quantity(NamedTuple):
+    """Unit and one-line meaning of a logged number."""
+
+    unit: str
+    meaning: str
+
+
+QUANTITIES: dict[str, Quantity] = {
+    "logits/max": Quantity("logit", "largest logit, exact over every row of the steps looked at"),
+    "logits/min": Quantity("logit", "smallest logit of a present class, exact over every row of the steps looked at"),
+    "logits/mean": Quantity("logit", "mean of all logits of the rows"),
+    "logits/std": Quantity("logit", "standard deviation of all logits of the rows"),
+    "logits/norm": Quantity("logit", "mean Euclidean norm of a row of logits"),
+    "logits/log_partition": Quantity("nats", "mean log of the softmax normaliser; drifts where nothing holds it"),
+    "logits/entropy": Quantity("nats", "mean entropy of the predictions; ln(classes) is undecided, 0 is certain"),
+    "logits/confidence": Quantity("fraction", "mean probability of the predicted class"),
+    "logits/margin": Quantity("nats", "mean gap between the two largest logits"),
+    "logits/nll": Quantity("nats", "mean negative log-likelihood of the target"),
+    "logits/accuracy": Quantity("fraction", "share of rows whose largest logit is the target"),
+    "logits/overconfidence": Quantity("nats", "NLL less entropy: 0 when calibrated in expectation, above it over-confident"),
+    "logits/nonfinite": Quantity("rows", "rows with NaN, +inf or no present class, exact over the steps looked at"),
+    "logits/saturation": Quantity("fraction", "share of rows whose two largest logits tie in the type they came in"),
+    "logits/rows": Quantity("rows", "rows of the steps looked at"),
+    "logits/ignored": Quantity("rows", "rows whose target is ignore_index"),
+    "logits/bad_target": Quantity("rows", "rows whose target is outside the classes and not ignore_index"),
+    "logits/histogram": Quantity("logit", "distribution of the logits"),
+    "logits/margin_histogram": Quantity("nats", "distribution of the gap between the two largest logits"),
+    "logits/confidence_histogram": Quantity("fraction", "distribution of the probability of the predicted class"),
+    "logits/entropy_histogram": Quantity("nats", "distribution of the entropy of the predictions"),
+    "calibration/ece": Quantity("fraction", "expected calibration error, 15 equal bins: mean gap of confidence and accuracy"),
+    "calibration/null_ece": Quantity("fraction", "the ECE a perfectly calibrated model would show at these counts"),
+    "calibration/brier_score": Quantity("", "squared distance of probabilities to the target, summed over classes"),
+    "calibration/nll": Quantity("nats", "mean negative log-likelihood of the target"),
+    "calibration/accuracy": Quantity("fraction", "share of rows whose largest logit is the target"),
+    "calibration/confidence": Quantity("fraction", "mean probability of the predicted class"),
+    "calibration/reliability": Quantity("fraction", "accuracy against confidence; the diagonal is perfect calibration"),
+    "losses/term": Quantity("nats", "mean value of one term of a composed loss, weight included"),
+    "logitwatch/overhead": Quantity("fraction", "time spent in the suite as a fraction of the step time"),
+    "logitwatch/coverage": Quantity("fraction", "share of the rows trained on whose distribution was looked at"),
+    "logitwatch/faults": Quantity("count", "exceptions of the suite that were isolated"),
+    "logitwatch/dropped": Quantity("count", "readings a sink could not take"),
+}
+
+
+def describe(tag: str) -> Quantity:
+    """Unit and meaning of a tag such as ``logits/val/entropy/dataloader_idx_1``; empty for an unknown one.
+
+    Examples:
+        >>> describe("logits/val/entropy/dataloader_idx_1").unit, describe("somebody/else").unit
+        ('nats', '')
+    """
+    family, *rest = tag.split("/")
+    rest = [part for part in rest if not part.startswith("dataloader_idx_")]
+    name = rest[-1] if rest else ""
+    if family == "losses":
+        name = "term"
+    return QUANTITIES.get(f"{family}/{name}", Quantity("", ""))

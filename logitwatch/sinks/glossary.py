@@ -24,7 +24,9 @@ QUANTITIES: dict[str, Quantity] = {
     "logits/margin": Quantity("nats", "mean gap between the two largest logits"),
     "logits/nll": Quantity("nats", "mean negative log-likelihood of the target"),
     "logits/accuracy": Quantity("fraction", "share of rows whose largest logit is the target"),
-    "logits/overconfidence": Quantity("nats", "NLL less entropy: 0 when calibrated in expectation, above it over-confident"),
+    "logits/overconfidence": Quantity(
+        "nats", "NLL less entropy: 0 when calibrated in expectation, above it over-confident"
+    ),
     "logits/nonfinite": Quantity("rows", "rows with NaN, +inf or no present class, exact over the steps looked at"),
     "logits/saturation": Quantity("fraction", "share of rows whose two largest logits tie in the type they came in"),
     "logits/rows": Quantity("rows", "rows of the steps looked at"),
@@ -34,7 +36,9 @@ QUANTITIES: dict[str, Quantity] = {
     "logits/margin_histogram": Quantity("nats", "distribution of the gap between the two largest logits"),
     "logits/confidence_histogram": Quantity("fraction", "distribution of the probability of the predicted class"),
     "logits/entropy_histogram": Quantity("nats", "distribution of the entropy of the predictions"),
-    "calibration/ece": Quantity("fraction", "expected calibration error, 15 equal bins: mean gap of confidence and accuracy"),
+    "calibration/ece": Quantity(
+        "fraction", "expected calibration error, 15 equal bins: mean gap of confidence and accuracy"
+    ),
     "calibration/null_ece": Quantity("fraction", "the ECE a perfectly calibrated model would show at these counts"),
     "calibration/brier_score": Quantity("", "squared distance of probabilities to the target, summed over classes"),
     "calibration/nll": Quantity("nats", "mean negative log-likelihood of the target"),

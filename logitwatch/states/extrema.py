@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from logitwatch.functional.numerics import accumulator_dtype
+from logitwatch.functional.numerics import accumulator_dtype, upcast
 from logitwatch.states.protocol import maximised, merge_fields
 
 __all__ = ["Extrema"]
@@ -46,10 +46,10 @@ class Extrema:
         """
         if values.numel() == 0:
             return cls.empty(device=values.device)
-        low = values if minima is None else minima
+        high, low = upcast(values.detach()), upcast((values if minima is None else minima).detach())
         dtype = accumulator_dtype(values.device)
         return cls(
-            values.masked_fill(values.isnan(), -torch.inf).amax().to(dtype),
+            high.masked_fill(high.isnan(), -torch.inf).amax().to(dtype),
             low.masked_fill(low.isnan(), torch.inf).amin().neg().to(dtype),
         )
 

@@ -54,7 +54,7 @@ class Moments:
         Returns:
             Moments shaped as ``values`` without ``dim``.
         """
-        x = values.to(accumulator_dtype(values.device))
+        x = values.detach().to(accumulator_dtype(values.device))
         counted = torch.ones_like(values, dtype=torch.bool) if mask is None else mask.expand(values.shape)
         if mask is not None:
             x = torch.where(counted, x, 0.0)

@@ -1,7 +1,7 @@
 """What a state is, and how any state travels: one packed SUM and one packed MAX."""
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class State(Protocol):
     a tensor declared `summed` or `maximised`, or again a state. Counts are int64, sums float64.
     """
 
-    __dataclass_fields__: Any
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @classmethod
     def empty(cls: type[S]) -> S:
@@ -102,9 +102,7 @@ def unpack(like: S, packed: Packed) -> S:
 def to_device(state: S, device: torch.device | str) -> S:
     """The same state with every tensor on ``device``."""
     moved = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    return type(state)(
-        **{k: v.to(device) if isinstance(v, Tensor) else to_device(v, device) for k, v in moved.items()}
-    )
+    return type(state)(**{k: v.to(device) if isinstance(v, Tensor) else to_device(v, device) for k, v in moved.items()})
 
 
 def _leaves(state: State) -> list[tuple[str, Tensor]]:
@@ -130,7 +128,7 @@ def _unpack(like: S, packed: Packed) -> tuple[Packed, S]:
         else:
             values[field.name] = _shaped(packed.maxima, old)
             packed = packed._replace(maxima=packed.maxima[old.numel() :])
-    return packed, cast(S, type(like)(**values))
+    return packed, type(like)(**values)
 
 
 def _shaped(flat: Tensor, old: Tensor) -> Tensor:

@@ -1,0 +1,8 @@
+"""Monitors: callbacks for a Trainer of either Lightning namespace."""
+
+from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
+from logitwatch.callbacks.logit_monitor import LogitMonitor
+from logitwatch.callbacks.monitor import Monitor
+from logitwatch.callbacks.watch import watch
+
+__all__ = ["CalibrationMonitor", "LogitMonitor", "Monitor", "watch"]

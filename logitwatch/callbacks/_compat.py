@@ -1,0 +1,37 @@
+"""What differs between the Lightning namespaces and versions, and what Lightning keeps private: only here."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback as LightningCallback
+else:
+    # One class that is a Callback of every installed namespace: a Trainer or a LightningCLI of either takes it.
+    # Neither base keeps state, so their order says nothing.
+    _NAMES = [n for n in ("lightning.pytorch", "pytorch_lightning") if importlib.util.find_spec(n.partition(".")[0])]
+    LightningCallback = type(
+        "LightningCallback",
+        tuple(dict.fromkeys(importlib.import_module(name).Callback for name in _NAMES)),
+        {"__doc__": "A Callback of every installed Lightning namespace."},
+    )
+
+__all__ = ["LightningCallback", "log_headline", "stage_of_validation"]
+
+
+def log_headline(module: Any, values: dict[str, float], *, batch_size: int) -> None:
+    """Put epoch values where EarlyStopping and ModelCheckpoint look, and nowhere else: the sinks have them already.
+
+    The values are equal on every rank, since the states behind them were reduced, so nothing is synchronised.
+    """
+    for tag, value in values.items():
+        module.log(
+            tag, value, on_step=False, on_epoch=True, logger=False, sync_dist=False, batch_size=max(1, batch_size)
+        )
+
+
+def stage_of_validation(trainer: Any) -> str | None:
+    """``val``, or None during the sanity check, whose batches are not to be counted."""
+    return None if trainer.sanity_checking else "val"

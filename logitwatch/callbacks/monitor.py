@@ -1,0 +1,136 @@
+"""What a monitor is: a state for each look, and readings of the merged state. The session does the rest."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from logitwatch.callbacks._compat import LightningCallback
+from logitwatch.callbacks.session import Session
+from logitwatch.callbacks.tags import Tags
+from logitwatch.capture.observation import Observation
+from logitwatch.sinks.readings import Reading
+from logitwatch.states.protocol import State
+
+__all__ = ["Monitor"]
+
+
+class Monitor(LightningCallback):
+    """Base of the monitors: a callback for a Trainer of either Lightning namespace.
+
+    A monitor says what one look is worth (`summary`), how looks merge (its state), and how the merged state reads
+    (`readings`, `headline`). When to look, how ranks are reduced, where readings go and what happens to its exceptions
+    is the business of the session, which all monitors of a module share.
+    """
+
+    # Rows a training window must hold before it is reported; with fewer it goes on growing.
+    fewest_rows: ClassVar[int] = 1
+    # A plain attribute in place of Lightning's property, which it asks for at every hook of every step.
+    state_key: str = ""  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        *,
+        budget: float = 0.01,
+        every_n_steps: int | None = None,
+        rows: int | None = None,
+        source: str | None = None,
+        on_fault: str = "isolate",
+    ) -> None:
+        super().__init__()
+        _require(0 < budget < 1, "budget must be in (0, 1)", budget)
+        _require(every_n_steps is None or every_n_steps >= 1, "every_n_steps must be >= 1 or None", every_n_steps)
+        _require(rows is None or rows >= 1, "rows must be >= 1 or None", rows)
+        _require(on_fault in ("isolate", "raise"), "on_fault must be 'isolate' or 'raise'", on_fault)
+        self.budget, self.every_n_steps, self.rows = budget, every_n_steps, rows
+        self.source, self.on_fault = source, on_fault
+        self.state_key = f"logitwatch.{type(self).__name__}{json.dumps({'source': source}, sort_keys=True)}"
+        self._session: Session | None = None
+        self._saved: dict[str, Any] | None = None
+
+    @abstractmethod
+    def empty(self, device: torch.device) -> State:
+        """The state of having seen nothing."""
+
+    @abstractmethod
+    def summary(
+        self, observation: Observation, sample: Observation, terms: Mapping[str, Tensor] | None
+    ) -> State | None:
+        """The state of one observation; None where it has nothing to say.
+
+        Args:
+            observation: Every row of the call.
+            sample: The rows whose distribution is to be taken: in training a random subset, else all of them.
+            terms: Value of each term of the loss, where it is one of ours.
+        """
+
+    @abstractmethod
+    def readings(self, state: State, tags: Tags, step: int, *, histograms: bool) -> list[Reading]:
+        """What the merged state says; equal on every rank."""
+
+    @abstractmethod
+    def headline(self, state: State, tags: Tags) -> dict[str, float]:
+        """The few epoch values that EarlyStopping and ModelCheckpoint may monitor."""
+
+    @abstractmethod
+    def rows_in(self, state: State) -> int:
+        """How many rows a state on the CPU has seen."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Join the session of this module before anything is compiled or wrapped."""
+        self._session = Session.join(trainer, pl_module, self)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Open the sinks."""
+        self._tell("train_start")
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report what is left of the last window."""
+        self._tell("train_end")
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Stop the clock of the training steps."""
+        self._tell("evaluation_start")
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report the validation epoch."""
+        self._tell("epoch_end", "val")
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report the test epoch."""
+        self._tell("epoch_end", "test")
+
+    def on_predict_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report what was predicted."""
+        self._tell("epoch_end", "predict")
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Save what is known and take every hook off: Lightning calls no teardown after an exception."""
+        self._tell("abort")
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Take every hook off."""
+        self._tell("close")
+        self._session = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Cadence and open windows, as plain numbers and tensors."""
+        return {} if self._session is None else self._session.saved(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on as saved; read when the first step begins."""
+        self._saved = state_dict
+
+    def _tell(self, event: str, *args: Any) -> None:
+        if self._session is not None:
+            self._session.event(self, event, *args)
+
+
+def _require(condition: bool, expected: str, got: Any) -> None:
+    if not condition:
+        raise ValueError(f"{expected}, got {got!r}")

@@ -1,0 +1,105 @@
+"""One step that is looked at: the calls seen in it, and which of them to believe."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from logitwatch.capture.criteria import FUNCTIONS, Call, read_function
+
+__all__ = ["CriterionMode", "Level", "Look"]
+
+TARGET_KEYS = ("targets", "target", "labels", "label", "y")
+
+
+class Level(enum.IntEnum):
+    """The sources, best first: the more the source knows of the loss, the earlier it is believed."""
+
+    EXPLICIT = 0
+    LOSS = 1
+    CRITERION = 2
+    FUNCTION = 3
+    OUTPUTS = 4
+    MODULE = 5
+
+
+class Look:
+    """Collects the calls of one step. Holds references, not copies, and only until the step is over."""
+
+    def __init__(self, stage: str, loader: int = 0) -> None:
+        self.stage = stage
+        self.loader = loader
+        self.step = 0
+        self.result: Any = None
+        self._calls: dict[Level, list[Call]] = {level: [] for level in Level}
+
+    def add(self, level: Level, call: Call | None) -> None:
+        """Note a call, unless backward is recomputing a checkpointed region: then it was seen in forward already."""
+        if call is not None and torch._C._current_graph_task_id() == -1:  # type: ignore[attr-defined, unused-ignore]
+            self._calls[level].append(call)
+
+    @property
+    def level(self) -> Level | None:
+        """The best level at which anything was seen."""
+        return next((level for level in Level if self._calls[level]), None)
+
+    def calls(self, requested: Iterable[str] = ()) -> list[Call]:
+        """Calls at the best level, and at any level those of the requested sources."""
+        asked = set(requested)
+        best = self.level
+        return [
+            call
+            for level, calls in self._calls.items()
+            for call in calls
+            if level is best or call.source in asked
+        ]
+
+    def finish(self, result: Any) -> None:
+        """Note what the step returned; a dictionary may carry logits and targets."""
+        self.result = result
+        if not isinstance(result, Mapping) or not isinstance(result.get("logits"), Tensor):
+            return
+        logits = result["logits"]
+        targets = next((result[key] for key in TARGET_KEYS if isinstance(result.get(key), Tensor)), None)
+        self.add(Level.OUTPUTS, Call("outputs", logits, targets, _class_dim(logits, targets)))
+
+
+class CriterionMode(TorchFunctionMode):
+    """Sees calls of torch's criteria, however they were imported, while the context lasts.
+
+    Compiled code traces the body of this mode. There a list that grows would compile anew at each step, so a call
+    seen while compiling overwrites one slot instead, which is read when the step is over and before backward.
+    """
+
+    def __init__(self, look: Look) -> None:
+        super().__init__()
+        self._look = look
+        self.slot: tuple[Any, Any, Any, Any] | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func in FUNCTIONS:
+            if torch.compiler.is_compiling():
+                self.slot = (func, args, kwargs, result)
+            else:
+                self._look.add(Level.FUNCTION, read_function(func, args, kwargs, result))
+        return result
+
+    def finish(self) -> None:
+        """Hand over what compiled code left in the slot."""
+        if self.slot is not None:
+            self._look.add(Level.FUNCTION, read_function(*self.slot))
+            self.slot = None
+
+
+def _class_dim(logits: Tensor, targets: Tensor | None) -> int:
+    """Last, unless the targets only fit ``[N, C, d1, ...]``."""
+    if targets is None or logits.ndim < 3 or targets.shape == logits.shape[:-1]:
+        return -1
+    return 1 if targets.shape == logits.shape[:1] + logits.shape[2:] else -1

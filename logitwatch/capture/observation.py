@@ -1,0 +1,296 @@
+"""One call of a criterion, as rows of logits with the quantities every monitor reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from logitwatch.functional.numerics import upcast
+from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
+
+__all__ = ["Observation"]
+
+# Elements copied at a time where classes are not the last axis; a few caches' worth, so that little is allocated.
+PIECE_ELEMENTS = 1_048_576
+
+
+class Observation:
+    """Logits and targets of one call of a criterion, detached, classes last, with shared per-row quantities.
+
+    Quantities are computed on first use, in one chunked pass, and kept as long as the observation. Nothing the size of
+    the logits is allocated and nothing outlives the step.
+
+    Attributes:
+        targets: Class indices ``[rows]``, probabilities ``[rows, classes]``, or None. Independent yes-or-no logits have
+            one row an element and probabilities of yes ``[rows]``.
+        valid: Rows that count, ``[rows]`` bool: the target is not ``ignore_index`` and the mask is True.
+        stage: ``train``, ``val``, ``test`` or ``predict``.
+        source: Name of the criterion, function or module the call was seen at.
+        step: Optimizer steps taken when it was seen.
+        leading_shape: Shape of the logits without the class axis, for positions in a sequence or an image.
+        binary: Whether each logit is a decision of its own.
+        known: Per-row quantities the loss had computed already, by name, over all rows.
+
+    Examples:
+        >>> seen = Observation.of(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, -100]))
+        >>> seen.num_rows, seen.num_classes, seen.valid.tolist()
+        (2, 2, [True, False])
+        >>> seen.entropy
+        tensor([0.3653, 0.6931])
+    """
+
+    def __init__(
+        self,
+        block: Tensor,
+        targets: Tensor | None,
+        valid: Tensor,
+        *,
+        binary: bool = False,
+        leading_shape: tuple[int, ...] = (),
+        stage: str = "train",
+        source: str = "observe",
+        step: int = 0,
+        known: Mapping[str, Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self._block = block  # [outer, classes, inner], a view of what the criterion was given
+        self.targets = targets
+        self.valid = valid
+        self.binary = binary
+        self.leading_shape = leading_shape
+        self.stage = stage
+        self.source = source
+        self.step = step
+        self.known = dict(known or {})
+        self._generator = generator
+        self._samples: dict[int, Observation] = {}
+
+    @classmethod
+    def of(
+        cls,
+        logits: Tensor,
+        targets: Tensor | None = None,
+        *,
+        class_dim: int = -1,
+        ignore_index: int | None = -100,
+        mask: Tensor | None = None,
+        binary: bool = False,
+        stage: str = "train",
+        source: str = "observe",
+        step: int = 0,
+        known: Mapping[str, Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Observation:
+        """An observation of logits with their class axis anywhere.
+
+        Args:
+            logits: Real tensor; classes on ``class_dim``, or for ``binary`` one decision an element.
+            targets: Indices shaped as ``logits`` without the class axis, or probabilities shaped as ``logits``.
+            class_dim: The class axis.
+            ignore_index: Target value of rows that do not count; None where there is no such value.
+            mask: True where a row counts, shaped as ``logits`` without the class axis.
+            binary: Independent yes-or-no logits, as in binary cross-entropy.
+            stage, source, step, known: See the attributes.
+            generator: Private source of the random rows of `sample`.
+
+        Raises:
+            ValueError: If the shapes of logits and targets do not belong together.
+        """
+        z = logits.detach()
+        y = None if targets is None else targets.detach()
+        if binary:
+            leading, block = tuple(z.shape), z.reshape(-1, 1, 1)
+        else:
+            axis = class_dim % z.ndim if z.ndim else _refuse(z, y)
+            leading = tuple(z.shape[:axis] + z.shape[axis + 1 :])
+            block = z.reshape(prod(z.shape[:axis]), z.shape[axis], prod(z.shape[axis + 1 :]))
+            if block.shape[1] == 0:
+                _refuse(z, y)
+        rows = block.shape[0] * block.shape[2]
+        if y is not None:
+            y = _target_rows(z, y, leading, None if binary else class_dim)
+        valid = torch.ones(rows, dtype=torch.bool, device=z.device)
+        if y is not None and y.ndim == 1 and not binary and ignore_index is not None:
+            valid = y != ignore_index
+        if mask is not None:
+            valid = valid & mask.detach().reshape(-1).bool()
+        return cls(
+            block,
+            y,
+            valid,
+            binary=binary,
+            leading_shape=leading,
+            stage=stage,
+            source=source,
+            step=step,
+            known=known,
+            generator=generator,
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are, ignored ones included."""
+        return self._block.shape[0] * self._block.shape[2]
+
+    @property
+    def num_classes(self) -> int:
+        """Width of a row; 2 for independent yes-or-no logits."""
+        return 2 if self.binary else self._block.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type the logits came in."""
+        return self._block.dtype
+
+    @property
+    def logits(self) -> Tensor:
+        """``[rows, classes]``, detached: a view where classes are the last axis, a copy elsewhere."""
+        return self._rows(0, self._block.shape[0])
+
+    @cached_property
+    def extremes(self) -> tuple[Tensor, Tensor]:
+        """Largest and smallest present logit of every row, ``[rows]`` each, float32 or wider, exact.
+
+        The largest is NaN for a row with a NaN, ``inf`` for one with ``+inf`` and ``-inf`` for one without any present
+        class; in such a row the smallest is not to be used.
+        """
+        if self.binary:
+            z = upcast(self._block.reshape(-1))
+            return z, z
+        high = self.known.get("max_logit")
+        high = upcast(self._block.amax(1)).reshape(-1) if high is None else high
+        low = upcast(self._block.amin(1)).reshape(-1)
+        # On an accelerator looking at the values would wait for the device, so there the careful way is always taken.
+        if low.device.type != "cpu" or bool((low == -torch.inf).any()):
+            parts = [z.masked_fill(z == -torch.inf, torch.inf).amin(-1) for z in self._pieces()]
+            low = upcast(torch.cat(parts)) if parts else low
+        return high, low
+
+    @cached_property
+    def statistics(self) -> RowStatistics:
+        """Every per-row quantity; see `RowStatistics`."""
+        targets = self.targets
+        if self.binary:
+            return binary_row_statistics(self._block.reshape(-1), targets)
+        parts, start = [], 0
+        for z in self._pieces():
+            stop = start + len(z)
+            parts.append(row_statistics(z, None if targets is None else targets[start:stop]))
+            start = stop
+        if not parts:
+            return row_statistics(self.logits, targets)
+        return parts[0] if len(parts) == 1 else RowStatistics(*map(torch.cat, zip(*parts, strict=True)))
+
+    @property
+    def max_logit(self) -> Tensor:
+        """Largest logit of each row; see `extremes`."""
+        return self.extremes[0]
+
+    @property
+    def log_partition(self) -> Tensor:
+        """Log of the softmax normaliser of each row, nats."""
+        return self._quantity("log_partition")
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy of the prediction of each row, nats."""
+        return self._quantity("entropy")
+
+    @property
+    def confidence(self) -> Tensor:
+        """Probability of the predicted class of each row."""
+        return self._quantity("confidence")
+
+    @property
+    def margin(self) -> Tensor:
+        """Gap between the two largest logits of each row, nats."""
+        return self._quantity("margin")
+
+    @property
+    def nll(self) -> Tensor:
+        """Negative log-likelihood of the target of each row, nats; NaN without a target."""
+        return self._quantity("nll")
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether the first largest logit of each row is the target."""
+        return self._quantity("correct")
+
+    @cached_property
+    def bad_target(self) -> Tensor:
+        """Rows whose target is a class that does not exist, ``[rows]`` bool; ignored rows are not among them."""
+        if self.targets is None or self.targets.ndim != 1 or self.binary:
+            return torch.zeros_like(self.valid)
+        return self.valid & ((self.targets < 0) | (self.targets >= self.num_classes))
+
+    def sample(self, rows: int) -> Observation:
+        """A random subset of at most ``rows`` rows without repetition, valid rows first; the same one when asked again.
+
+        Drawn with the private generator, so the run's own random numbers are untouched, and without looking at a value.
+        """
+        if rows >= self.num_rows:
+            return self
+        if rows not in self._samples:
+            self._samples[rows] = self._take(self._random_rows(rows))
+        return self._samples[rows]
+
+    def _quantity(self, name: str) -> Tensor:
+        known = self.known.get(name)
+        return getattr(self.statistics, name) if known is None else known  # type: ignore[no-any-return]
+
+    def _random_rows(self, rows: int) -> Tensor:
+        device = self._block.device
+        generator = self._generator if self._generator is not None and self._generator.device == device else None
+        if generator is None:
+            generator = torch.Generator(device).manual_seed(0)
+        keys = torch.rand(self.num_rows, generator=generator, device=device)
+        return (keys + self.valid).topk(rows, sorted=False).indices
+
+    def _take(self, index: Tensor) -> Observation:
+        inner = self._block.shape[2]
+        if inner == 1:
+            block = self._block.index_select(0, index)
+        else:
+            block = self._block[index // inner, :, index % inner].unsqueeze(-1)
+        return Observation(
+            block,
+            None if self.targets is None else self.targets[index],
+            self.valid[index],
+            binary=self.binary,
+            leading_shape=(len(index),),
+            stage=self.stage,
+            source=self.source,
+            step=self.step,
+            known={name: values[index] for name, values in self.known.items()},
+            generator=self._generator,
+        )
+
+    def _rows(self, start: int, stop: int) -> Tensor:
+        """Rows of the outer positions ``[start, stop)``, classes last."""
+        return self._block[start:stop].movedim(1, -1).reshape(-1, self._block.shape[1])
+
+    def _pieces(self) -> Iterator[Tensor]:
+        """The rows in order: one view where classes are last, else copies of about `PIECE_ELEMENTS`, one at a time."""
+        outer, classes, inner = self._block.shape
+        step = outer if inner == 1 else max(1, PIECE_ELEMENTS // max(1, classes * inner))
+        return (self._rows(i, i + step) for i in range(0, outer if inner else 0, max(1, step)))
+
+
+def _target_rows(logits: Tensor, targets: Tensor, leading: tuple[int, ...], class_dim: int | None) -> Tensor:
+    """Targets as ``[rows]``, or as ``[rows, classes]`` where they are probabilities."""
+    soft = targets.is_floating_point()
+    if class_dim is None or not soft:
+        if targets.numel() == prod(leading):
+            return targets.reshape(-1)
+    elif targets.shape == logits.shape:
+        return targets.movedim(class_dim, -1).reshape(-1, logits.shape[class_dim])
+    return _refuse(logits, targets)
+
+
+def _refuse(logits: Tensor, targets: Tensor | None) -> Tensor:
+    shape = None if targets is None else tuple(targets.shape)
+    raise ValueError(f"logits {tuple(logits.shape)} and targets {shape} do not belong together")

@@ -1,0 +1,205 @@
+"""Where logits come from: one tap for each LightningModule, shared by all monitors."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from logitwatch.capture.criteria import Call, Lender, read_module, watched_criteria
+from logitwatch.capture.explicit import receiving
+from logitwatch.capture.hooks import ForwardHook, StepWrapper
+from logitwatch.capture.look import CriterionMode, Level, Look
+from logitwatch.capture.observation import Observation
+
+__all__ = ["Listener", "Tap"]
+
+STAGES = {"training_step": "train", "validation_step": "val", "test_step": "test", "predict_step": "predict"}
+# Looks without a call after which a source that used to speak is said to be silent.
+SILENT_LOOKS = 3
+
+_taps: weakref.WeakKeyDictionary[nn.Module, Tap] = weakref.WeakKeyDictionary()
+
+
+class Listener(Protocol):
+    """Who a tap asks and tells. Neither method may raise."""
+
+    def wants(self, stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Look | None:
+        """A look to be filled if the step about to run is to be looked at, else None. Called on every step: be quick."""
+        ...
+
+    def receive(self, look: Look) -> None:
+        """A step that was looked at is over, and backward has not begun."""
+        ...
+
+
+class Tap:
+    """Finds calls of the criterion in the steps of one module, by the order of sources in `Level`.
+
+    Attached once, before anything is compiled; hooks are never toggled. Outside the steps that are looked at it costs
+    a Python call for each step and one for each criterion.
+
+    Examples:
+        >>> module = nn.Sequential(nn.Linear(2, 2))
+        >>> Tap.of(module) is Tap.of(module)
+        True
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = weakref.ref(module)
+        self.listener: Listener | None = None
+        self._look: Look | None = None
+        self._requested: set[str] = set()
+        self._undo: list[Callable[[], None]] = []
+        self._lenders: list[Lender] = []
+        self._best: dict[str, Level | None] = {}
+        self._silent: dict[str, int] = {}
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self.attached = False
+        self.criteria: list[str] = []
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Tap:
+        """The tap of a module; made on first use."""
+        if module not in _taps:
+            _taps[module] = cls(module)
+        return _taps[module]
+
+    def attach(self, listener: Listener, *, requested: set[str] | None = None) -> None:
+        """Put hooks on the criteria and wrap the steps; a second call only adds to what is requested.
+
+        Args:
+            listener: Who decides what is looked at and receives it.
+            requested: Sources a monitor asked for by name: criteria, functions, or submodules to hook.
+        """
+        module = self._module()
+        assert module is not None
+        self.listener = listener
+        new = (requested or set()) - self._requested
+        self._requested |= new
+        submodules, criteria = dict(module.named_modules()), watched_criteria(module)
+        for name in new & (submodules.keys() - criteria.keys() - {""}):
+            self._hook(submodules[name], self._on_module(name))
+        if self.attached:
+            return
+        self.attached = True
+        self.criteria = list(criteria)
+        self._lenders = [criterion for criterion in criteria.values() if isinstance(criterion, Lender)]
+        for name, criterion in criteria.items():
+            self._hook(criterion, self._on_criterion(name))
+        for step, stage in STAGES.items():
+            if callable(getattr(module, step, None)):
+                self._undo.append(StepWrapper(module, step, self._around(stage)).remove)
+
+    def detach(self) -> None:
+        """Take every hook and wrapper off again. Harmless when there is none."""
+        while self._undo:
+            self._undo.pop()()
+        self.listener = self._look = None
+        self.attached = False
+        self._requested, self.criteria, self._lenders = set(), [], []
+        self._best, self._silent = {}, {}
+
+    def observations(self, look: Look) -> list[tuple[Call, Observation]]:
+        """The calls of a look as observations, the first of them from the primary source."""
+        seen = []
+        for call in look.calls(self._requested):
+            rows = (call.lent or {}).get("rows")
+            observation = Observation.of(
+                call.logits,
+                call.targets,
+                class_dim=call.class_dim,
+                ignore_index=call.ignore_index,
+                mask=call.mask,
+                binary=call.binary,
+                stage=look.stage,
+                source=call.source,
+                step=look.step,
+                known=rows,
+                generator=self.generator(call.logits.device),
+            )
+            seen.append((call, observation))
+        return seen
+
+    def silent_source(self, look: Look) -> Level | None:
+        """The level that used to speak in this stage and has now been silent for a few looks, said once; else None."""
+        stage, level = look.stage, look.level
+        if level is not None:
+            known = self._best.get(stage)
+            self._best[stage] = level if known is None else min(level, known)
+            self._silent[stage] = 0
+            return None
+        self._silent[stage] = self._silent.get(stage, 0) + 1
+        if self._silent[stage] != SILENT_LOOKS:
+            return None
+        return self._best.pop(stage, None)
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """The private generator of a device: the run's own random numbers are never drawn from."""
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(0)
+        return self._generators[device]
+
+    def _around(self, stage: str) -> Callable[..., Any]:
+        def around(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            listener = self.listener
+            look = None if listener is None else listener.wants(stage, args, kwargs)
+            if look is None or listener is None:
+                return step(*args, **kwargs)
+            with self._looking(look):
+                result = step(*args, **kwargs)
+            look.finish(result)
+            listener.receive(look)
+            return result
+
+        return around
+
+    @contextlib.contextmanager
+    def _looking(self, look: Look) -> Iterator[None]:
+        self._look = look
+        mode = CriterionMode(look) if self._needs_mode(look.stage) else None
+        try:
+            for lender in self._lenders:
+                lender.lent = {}
+            with receiving(lambda call: look.add(Level.EXPLICIT, call)), mode or contextlib.nullcontext():
+                yield
+            if mode is not None:
+                mode.finish()
+        finally:
+            for lender in self._lenders:
+                lender.lent = None
+            self._look = None
+
+    def _needs_mode(self, stage: str) -> bool:
+        """Whether torch's functions must be listened to: no better source has spoken in this stage."""
+        best = self._best.get(stage)
+        return best is None or best >= Level.FUNCTION or bool(self._requested)
+
+    def _hook(self, module: nn.Module, report: Callable[[nn.Module, Any, Any, Any], None]) -> None:
+        handle = module.register_forward_hook(ForwardHook(report), with_kwargs=True)
+        self._undo.append(handle.remove)
+
+    def _on_criterion(self, name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def report(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            look = self._look
+            # Compiled code traces hooks too: there the function mode does the seeing, and this is compiled away.
+            if look is None or torch.compiler.is_compiling():
+                return
+            level = Level.LOSS if isinstance(module, Lender) else Level.CRITERION
+            look.add(level, read_module(name, module, args, kwargs, output))
+            if isinstance(module, Lender):
+                module.lent = {}  # what was lent belongs to the call just noted
+
+        return report
+
+    def _on_module(self, name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def report(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            look = self._look
+            if look is not None and not torch.compiler.is_compiling() and isinstance(output, torch.Tensor):
+                look.add(Level.MODULE, Call(name, output, None))
+
+        return report

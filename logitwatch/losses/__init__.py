@@ -1,0 +1,30 @@
+"""Losses of logits: ``nn.Module``s over functions, composable with ``+``; torch and nothing else."""
+
+from logitwatch.losses.base import LogitLoss, LossSum
+from logitwatch.losses.cross_entropy import CrossEntropyLoss, softmax_cross_entropy
+from logitwatch.losses.label_smoothing import LabelSmoothingCrossEntropy
+from logitwatch.losses.logit_norm import LogitNormLoss, logit_norm_cross_entropy
+from logitwatch.losses.penalties import (
+    ConfidencePenalty,
+    LogitPenalty,
+    ZLoss,
+    confidence_penalty,
+    logit_penalty,
+    z_loss,
+)
+
+__all__ = [
+    "ConfidencePenalty",
+    "CrossEntropyLoss",
+    "LabelSmoothingCrossEntropy",
+    "LogitLoss",
+    "LogitNormLoss",
+    "LogitPenalty",
+    "LossSum",
+    "ZLoss",
+    "confidence_penalty",
+    "logit_norm_cross_entropy",
+    "logit_penalty",
+    "softmax_cross_entropy",
+    "z_loss",
+]

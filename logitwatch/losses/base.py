@@ -1,0 +1,175 @@
+"""What every loss of logits promises: class axis as in torch, terms that add, and statistics lent to the monitors."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["LogitLoss", "LossSum", "evaluate"]
+
+
+class LogitLoss(nn.Module, ABC):
+    """A loss of logits. ``a + b`` adds losses, ``2 * a`` scales one, ``sum([a, b])`` works too.
+
+    A monitor that wants to look at a forward pass sets ``loss.lent = {}`` on the outermost loss before it and ``None``
+    after it. A forward that finds a dictionary there leaves in it
+
+    * ``"terms"``: the detached value of each term by name, its scale included; the mean where nothing is reduced;
+    * ``"rows"``, only where they cost nothing: detached float32 ``[rows]`` tensors ``max_logit``, ``log_partition``,
+      ``entropy`` and ``nll`` over all rows in torch's order ``(N, d1, ...)``; ``nll`` is NaN for an ignored row.
+
+    A copy or a pickle of a loss lends nothing until it is asked.
+
+    Args:
+        ignore_index: The target that marks a row as not counted.
+
+    Attributes:
+        term_name: What the value of this loss is called where terms are listed.
+    """
+
+    term_name = "loss"
+
+    def __init__(self, ignore_index: int = -100) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.lent: dict[str, Any] | None = None
+
+    @abstractmethod
+    def forward(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
+        """The loss, float32 or wider; an implementer calls `lend` with it.
+
+        Args:
+            logits: ``[N, C]``, ``[C]`` or ``[N, C, d1, ...]``, classes where torch's `CrossEntropyLoss` has them.
+            targets: Class indices, shaped as ``logits`` without the class axis; or probabilities, shaped as
+                ``logits``; or None for a penalty, which needs no target.
+        """
+
+    def lend(self, value: Tensor, rows: dict[str, Tensor] | None = None) -> None:
+        """Leave the value and the rows of this forward where a monitor looks for them; nothing unless one asked."""
+        if self.lent is None:
+            return
+        self.lent["terms"] = {self.term_name: value.detach().mean()}
+        if rows:
+            self.lent["rows"] = rows
+
+    def __add__(self, other: "LogitLoss") -> "LossSum":
+        return LossSum([self, other]) if isinstance(other, LogitLoss) else NotImplemented
+
+    def __radd__(self, other: int) -> "LogitLoss":
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __mul__(self, scale: float) -> "LossSum":
+        return LossSum([self], [scale]) if isinstance(scale, int | float) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lent": None}
+
+
+class LossSum(LogitLoss):
+    r"""A sum of losses of the same logits, :math:`\sum_i a_i L_i`; a sum inside a sum is flattened.
+
+    A term that is not reduced (``reduction="none"``) keeps its rows, and a penalty is added to each of them.
+
+    Args:
+        terms: The losses.
+        scales: One finite number for each term; None for 1.
+
+    Raises:
+        ValueError: If there is no term, the numbers of terms and scales differ, a scale is not finite, or the terms
+            disagree on ``ignore_index``, so that they would count different rows.
+
+    Examples:
+        >>> import torch
+        >>> from logitwatch.losses import CrossEntropyLoss, ZLoss
+        >>> criterion = CrossEntropyLoss() + 2 * ZLoss(0.5)
+        >>> criterion.lent = {}
+        >>> criterion(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        tensor(1.1736)
+        >>> {name: round(value.item(), 4) for name, value in criterion.lent["terms"].items()}
+        {'cross_entropy': 0.6931, 'z_loss': 0.4805}
+        >>> criterion(torch.tensor([[0.0, 0.0]]), torch.tensor([-100]))
+        tensor(0.)
+    """
+
+    term_name = "loss_sum"
+
+    def __init__(self, terms: Sequence[LogitLoss], scales: Sequence[float] | None = None) -> None:
+        scales = [1.0] * len(terms) if scales is None else scales
+        if not terms or len(terms) != len(scales):
+            raise ValueError(f"expected one or more terms and a scale for each, got {len(terms)} and {len(scales)}")
+        if not all(math.isfinite(scale) for scale in scales):
+            raise ValueError(f"scales must be finite, got {list(scales)}")
+        flat = [pair for term, scale in zip(terms, scales, strict=True) for pair in _flatten(term, float(scale))]
+        ignored = {term.ignore_index for term, _ in flat}
+        if len(ignored) > 1:
+            raise ValueError(f"terms must share one ignore_index, got {sorted(ignored)}")
+        super().__init__(ignored.pop())
+        self.terms = nn.ModuleList(term for term, _ in flat)
+        self.scales = tuple(scale for _, scale in flat)
+
+    def forward(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
+        """See `LogitLoss.forward`."""
+        values, names = [], []
+        rows: dict[str, Tensor] = {}
+        for term, scale in zip(self.terms, self.scales, strict=True):
+            assert isinstance(term, LogitLoss)
+            value, lent = evaluate(term, logits, targets, lend=self.lent is not None)
+            values.append(value if scale == 1 else scale * value)
+            names.append(next(iter(lent.get("terms", ())), term.term_name))
+            rows = rows or lent.get("rows", {})
+        if self.lent is not None:
+            means = (value.detach().mean() for value in values)
+            self.lent["terms"] = dict(zip(_distinct(names), means, strict=True))
+            if rows:
+                self.lent["rows"] = rows
+        total = values[0]
+        for value in values[1:]:
+            total = total + value
+        return total
+
+    def extra_repr(self) -> str:
+        return f"scales={self.scales}"
+
+
+def evaluate(loss: LogitLoss, logits: Tensor, targets: Tensor | None, *, lend: bool) -> tuple[Tensor, dict[str, Any]]:
+    """The value of a loss inside another, and what it lends if ``lend``.
+
+    Examples:
+        >>> import torch
+        >>> from logitwatch.losses import ZLoss
+        >>> value, lent = evaluate(ZLoss(1.0), torch.zeros(1, 2), None, lend=True)
+        >>> value, lent
+        (tensor(0.4805), {'terms': {'z_loss': tensor(0.4805)}})
+    """
+    if not lend:
+        return loss(logits, targets), {}
+    lent: dict[str, Any] = {}
+    loss.lent = lent
+    try:
+        return loss(logits, targets), lent
+    finally:
+        loss.lent = None
+
+
+def _flatten(term: LogitLoss, scale: float) -> Iterable[tuple[LogitLoss, float]]:
+    """A term as scaled terms that are not sums."""
+    if not isinstance(term, LossSum):
+        yield term, scale
+        return
+    for inner, inner_scale in zip(term.terms, term.scales, strict=True):
+        assert isinstance(inner, LogitLoss)
+        yield inner, scale * inner_scale
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, the second and later of the same name numbered ``_2``, ``_3``."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return result

@@ -1,0 +1,155 @@
+"""What a loss accepts: where the classes are, which rows count, and the errors that say what was expected."""
+
+import torch
+from torch import Tensor
+
+from logitwatch.functional.numerics import upcast
+
+__all__ = [
+    "check_fraction",
+    "check_logits",
+    "check_penalty_weight",
+    "check_reduction",
+    "class_axis",
+    "counted_rows",
+    "lifted_weight",
+    "mean_over_counted",
+]
+
+REDUCTIONS = ("mean", "none", "sum")
+
+
+def class_axis(logits: Tensor) -> int:
+    """The axis torch's `CrossEntropyLoss` has the classes on: 0 for one example, otherwise 1.
+
+    Examples:
+        >>> class_axis(torch.zeros(3)), class_axis(torch.zeros(2, 3, 5, 5))
+        (0, 1)
+    """
+    return 0 if logits.ndim == 1 else 1
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse what cannot be logits.
+
+    Raises:
+        TypeError: If ``logits`` is not of a real floating type.
+        ValueError: If it is a scalar or has no class.
+
+    Examples:
+        >>> check_logits(torch.zeros(0, 3))
+    """
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating point, got {logits.dtype}")
+    if logits.ndim == 0 or logits.shape[class_axis(logits)] == 0:
+        raise ValueError(
+            f"logits must be [C], [N, C] or [N, C, d1, ...] with at least one class, got {tuple(logits.shape)}"
+        )
+
+
+def counted_rows(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | None:
+    """Which rows count, or None where targets are probabilities: those name no row to ignore.
+
+    On a CPU the targets are looked at; on an accelerator that would wait for the device, whose own assertion fires.
+
+    Args:
+        logits: ``[C]``, ``[N, C]`` or ``[N, C, d1, ...]``.
+        targets: Class indices, shaped as ``logits`` without classes; or probabilities, shaped as ``logits``.
+        ignore_index: The target of a row that does not count.
+
+    Returns:
+        bool, shaped as ``targets``.
+
+    Raises:
+        TypeError: If targets are of a type that fits neither indices nor probabilities.
+        ValueError: If their shape fits neither, or an index is not a class.
+
+    Examples:
+        >>> counted_rows(torch.zeros(2, 3), torch.tensor([2, -100]), -100)
+        tensor([ True, False])
+        >>> counted_rows(torch.zeros(2, 3), torch.full((2, 3), 1 / 3), -100) is None
+        True
+    """
+    axis = class_axis(logits)
+    leading = logits.shape[:axis] + logits.shape[axis + 1 :]
+    if targets.shape == logits.shape and targets.is_floating_point():
+        return None
+    if targets.shape not in (leading, logits.shape):
+        raise ValueError(
+            f"targets must be class indices of shape {tuple(leading)} or probabilities of shape "
+            f"{tuple(logits.shape)}, got shape {tuple(targets.shape)}"
+        )
+    if targets.shape != leading or targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
+        expected = "integers" if targets.shape == leading else "floating-point probabilities"
+        raise TypeError(f"targets of shape {tuple(targets.shape)} must be {expected}, got {targets.dtype}")
+    counted = targets.long() != ignore_index
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_range(targets, counted, logits.shape[axis], ignore_index)
+    return counted
+
+
+def mean_over_counted(values: Tensor, logits: Tensor, targets: Tensor | None, ignore_index: int) -> Tensor:
+    """Mean of per-example values over the rows that count; 0 with zero gradient where none does."""
+    counted = None if targets is None else counted_rows(logits, targets, ignore_index)
+    if counted is None:
+        return values.sum() / max(1, values.numel())
+    return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def check_reduction(reduction: str) -> None:
+    """Refuse an unknown reduction.
+
+    Raises:
+        ValueError: If ``reduction`` is none of ``mean``, ``none``, ``sum``.
+
+    Examples:
+        >>> check_reduction("mean")
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Refuse a number outside ``[0, 1]``.
+
+    Raises:
+        ValueError: If ``value`` is outside, or NaN.
+
+    Examples:
+        >>> check_fraction("label_smoothing", 0.1)
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
+def check_penalty_weight(weight: float) -> None:
+    """Refuse a weight that would reward what the penalty is against.
+
+    Raises:
+        ValueError: If ``weight`` is negative, infinite or NaN.
+
+    Examples:
+        >>> check_penalty_weight(0.0)
+    """
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"weight must be >= 0, got {weight}")
+
+
+def lifted_weight(weight: Tensor | None, logits: Tensor) -> Tensor | None:
+    """Class weights in the type the loss is computed in, checked against the number of classes."""
+    if weight is None:
+        return None
+    classes = logits.shape[class_axis(logits)]
+    if weight.shape != (classes,):
+        raise ValueError(f"weight must have one entry for each of {classes} classes, got shape {tuple(weight.shape)}")
+    return weight.to(upcast(logits[:0]).dtype)
+
+
+def _check_range(targets: Tensor, counted: Tensor, classes: int, ignore_index: int) -> None:
+    """Name the first index that is no class."""
+    outside = counted & ((targets < 0) | (targets >= classes))
+    if outside.any():
+        raise ValueError(
+            f"targets must be in [0, {classes}) for {classes} classes, or ignore_index ({ignore_index}), "
+            f"got {int(targets[outside][0])}"
+        )

@@ -1,0 +1,79 @@
+"""The checksum of TensorBoard's records, computed in C.
+
+TensorBoard computes CRC-32C in Python: 141 microseconds a kilobyte under the interpreter lock, in the middle of a
+training step. The same bytes from google-crc32c cost nothing that can be measured.
+"""
+
+import io
+import struct
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["compiled_checksum", "record", "use_compiled_checksum"]
+
+_PROBE = bytes(range(256)) * 3
+
+
+def compiled_checksum() -> Callable[[bytes], int] | None:
+    """CRC-32C in C, or None where google-crc32c is missing or has no compiled part on this platform.
+
+    Examples:
+        >>> checksum = compiled_checksum()
+        >>> checksum is None or hex(checksum(b"123456789"))
+        '0xe3069283'
+    """
+    try:
+        import google_crc32c
+    except (ImportError, RuntimeWarning):  # it warns where it falls back to Python, and warnings may be errors
+        return None
+    if google_crc32c.implementation != "c":
+        return None
+    value: Callable[[bytes], int] = google_crc32c.value
+    return value
+
+
+def record(data: bytes, checksum: Callable[[bytes], int]) -> bytes:
+    """One record of an event file: length, masked checksum of it, data, masked checksum of it, all little-endian.
+
+    The mask, a rotation and a constant, keeps a checksum of data that holds checksums from degenerating.
+
+    Examples:
+        >>> record(b"", lambda data: 0).hex()
+        '0000000000000000d8ea82a2d8ea82a2'
+    """
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, _masked(checksum(length)), data, _masked(checksum(data))))
+
+
+def use_compiled_checksum(summary_writer: Any) -> bool:
+    """Let one writer's records be made by `record`; whether they are.
+
+    Only this instance changes, no module is patched. A writer whose inside has changed, or whose bytes differ from
+    ours on a trial record, is left as it is.
+
+    Args:
+        summary_writer: A ``torch.utils.tensorboard.SummaryWriter``.
+
+    Examples:
+        >>> use_compiled_checksum(object())
+        False
+    """
+    checksum = compiled_checksum()
+    if checksum is None:
+        return False
+    try:
+        writer = summary_writer._get_file_writer().event_writer._async_writer._writer
+        if "write" in vars(writer):
+            return True
+        file, trial = writer._writer, io.BytesIO()
+        type(writer)(trial).write(_PROBE)
+        if trial.getvalue() != record(_PROBE, checksum):
+            return False
+        writer.write = lambda data: file.write(record(data, checksum))
+    except (AttributeError, TypeError):
+        return False
+    return True
+
+
+def _masked(crc: int) -> bytes:
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,0 +1,82 @@
+"""Which scalars belong in one chart: the dashboard, made from the tags that were seen and free of any backend."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+__all__ = ["Chart", "scalar_layout"]
+
+
+class Chart(NamedTuple):
+    """A chart with its title. A band is drawn from exactly three tags: value, lower, upper."""
+
+    title: str
+    tags: tuple[str, ...]
+    band: bool = False
+
+
+_RANGE = ("mean", "min", "max")
+_LOGITS = (
+    Chart("confidence beside accuracy (fraction)", ("confidence", "accuracy")),
+    Chart("entropy and NLL (nats)", ("entropy", "nll")),
+    Chart("overconfidence: NLL less entropy (nats)", ("overconfidence",)),
+    Chart("log-partition (nats)", ("log_partition",)),
+    Chart("norm and spread (logit)", ("norm", "std")),
+    Chart("margin (nats)", ("margin",)),
+    Chart("trouble: non-finite and saturated", ("nonfinite", "saturation")),
+)
+_CALIBRATION = (
+    Chart("calibration error beside its null floor (fraction)", ("ece", "smooth_ece", "null_ece")),
+    Chart("confidence beside accuracy (fraction)", ("confidence", "accuracy")),
+    Chart("NLL, and at the best temperature (nats)", ("nll", "refinement")),
+    Chart("best temperature (above 1: over-confident)", ("temperature",)),
+)
+_SUITE = (
+    Chart("overhead and coverage (fraction)", ("overhead", "coverage")),
+    Chart("faults and dropped readings (count)", ("faults", "dropped")),
+)
+_STAGES = ("train", "val", "test", "predict")
+
+
+def scalar_layout(tags: Iterable[str]) -> dict[str, list[Chart]]:
+    """Categories of charts that have something to show.
+
+    Args:
+        tags: Scalar tags seen so far, without a logger's prefix; those of no chart are passed over.
+
+    Returns:
+        ``{category: charts}``: ranges, logits, calibration, alerts, the suite itself, and training before validation.
+        A chart names the tags it knows of; a band is left out until all three are there.
+
+    Examples:
+        >>> scalar_layout(["logits/val/entropy", "logits/val/nll", "loss"])
+        {'Logits: val': [Chart(title='entropy and NLL (nats)', tags=('logits/val/entropy', 'logits/val/nll'), band=False)]}
+        >>> scalar_layout([])
+        {}
+    """  # noqa: E501
+    seen = {re.sub(r"/dataloader_idx_\d+$", "", tag) for tag in tags}
+    # A category of its own: the page puts bands after the lines of their category, and the range is what to see first.
+    layout = {"Range of the logits": [band for stage in _stages(seen, "logits") if (band := _band(stage, seen))]}
+    for title, family, charts in (("Logits", "logits", _LOGITS), ("Calibration", "calibration", _CALIBRATION)):
+        for stage in _stages(seen, family):
+            layout[f"{title}: {stage}"] = _present(charts, f"{family}/{stage}", seen)
+    rules = tuple(sorted(tag for tag in seen if tag.startswith("alerts/")))
+    layout["Alerts"] = [Chart("alerts raised (count)", rules)] if rules else []
+    layout["The suite itself"] = _present(_SUITE, "logitwatch", seen)
+    return {category: charts for category, charts in layout.items() if charts}
+
+
+def _stages(seen: set[str], family: str) -> list[str]:
+    stages = {tag.split("/")[1] for tag in seen if tag.startswith(f"{family}/") and tag.count("/") > 1}
+    return sorted(stages, key=lambda stage: (_STAGES.index(stage) if stage in _STAGES else len(_STAGES), stage))
+
+
+def _band(stage: str, seen: set[str]) -> Chart | None:
+    tags = tuple(f"logits/{stage}/{name}" for name in _RANGE)
+    return Chart(f"{stage}: mean between min and max (logit)", tags, band=True) if seen.issuperset(tags) else None
+
+
+def _present(charts: Iterable[Chart], root: str, seen: set[str]) -> list[Chart]:
+    known = [chart._replace(tags=tuple(f"{root}/{name}" for name in chart.tags)) for chart in charts]
+    shown = [chart._replace(tags=tuple(tag for tag in chart.tags if tag in seen)) for chart in known]
+    return [chart for chart in shown if chart.tags]

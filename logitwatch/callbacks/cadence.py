@@ -45,8 +45,8 @@ class Cadence:
         ...         chosen.timed_look(0.0004)
         ...         if chosen.report(step):
         ...             chosen.timed_report(0.0006)
-        >>> chosen.frozen, chosen.every_n_steps, chosen.rows
-        (True, 100, 64)
+        >>> chosen.ready(), chosen.choose()  # 0.4 ms + 0.6 ms every 100 steps of 1 ms
+        (True, (100, 64))
     """
 
     def __init__(

@@ -51,10 +51,14 @@ class Faults:
         try:
             yield
         except Exception:
-            self._by_place[place] += 1
-            if self.on_fault == "raise":
-                raise
-            if self._by_place[place] == 1:
-                logger.exception("logitwatch: %s failed; training goes on, further faults are only counted", place)
-            elif self._by_place[place] == DISARM_AFTER:
-                logger.error("logitwatch: %s failed %d times and is switched off", place, DISARM_AFTER)
+            self.note(place)
+
+    def note(self, place: str) -> None:
+        """Count the exception being handled and tell of it; raises it again where faults are to be raised."""
+        self._by_place[place] += 1
+        if self.on_fault == "raise":
+            raise
+        if self._by_place[place] == 1:
+            logger.exception("logitwatch: %s failed; training goes on, further faults are only counted", place)
+        elif self._by_place[place] == DISARM_AFTER:
+            logger.error("logitwatch: %s failed %d times and is switched off", place, DISARM_AFTER)

@@ -31,7 +31,7 @@ class Monitor(LightningCallback):
     # Rows a training window must hold before it is reported; with fewer it goes on growing.
     fewest_rows: ClassVar[int] = 1
     # A plain attribute in place of Lightning's property, which it asks for at every hook of every step.
-    state_key: str = ""  # type: ignore[assignment]
+    state_key: str = ""
 
     def __init__(
         self,

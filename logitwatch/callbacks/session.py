@@ -82,8 +82,7 @@ class Session:
             look.step = self.trainer.global_step
             return look
         except Exception:
-            with self.faults.isolated("cadence"):
-                raise
+            self.faults.note("cadence")
             return None
 
     def receive(self, look: Look) -> None:
@@ -106,7 +105,7 @@ class Session:
         self._own_seconds += self._now() - start
 
     def event(self, monitor: Monitor, name: str, *args: Any) -> None:
-        """A Lightning hook of a monitor. Acts once for all: when the last of them says so, or at once when it is over."""
+        """A Lightning hook of a monitor; acts once for all, at the last of them, or at once when the run is over."""
         if name in ("abort", "close"):
             with self.faults.isolated(name):
                 getattr(self, name)()
@@ -241,13 +240,13 @@ class Session:
                 readings += monitor.readings(state, Tags("train", source=monitor.source), step, histograms=histograms)
         now = time.perf_counter()
         elapsed = max(1e-9, now - self._window_start)
-        coverage = self._sampled_rows / max(1.0, self._looked_rows / max(1, self._looks) * self._calls)
         itself = {
             "logitwatch/overhead": self._own_seconds / elapsed,
-            "logitwatch/coverage": coverage,
             "logitwatch/faults": float(self.faults.count),
             "logitwatch/dropped": float(self.dropped),
         }
+        if self._looked_rows:  # rows of steps not looked at are taken to be as many as of those that were
+            itself["logitwatch/coverage"] = self._sampled_rows / (self._looked_rows / self._looks * self._calls)
         self._write([*readings, Scalars(values=itself, step=step)])
         self._own_seconds, self._window_start = 0.0, now
         self._looked_rows = self._sampled_rows = self._looks = self._calls = 0

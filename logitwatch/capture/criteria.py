@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -68,12 +67,14 @@ def watched_criteria(module: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for name, child in module.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
-        if name and not inside and (isinstance(child, (Lender, *_MODULES))):
+        if name and not inside and (isinstance(child, Lender) or isinstance(child, tuple(_MODULES))):
             found[name] = child
     return found
 
 
-def read_module(name: str, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Call | None:
+def read_module(
+    name: str, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+) -> Call | None:
     """The call of a criterion module; None where its arguments are not those of a criterion."""
     if isinstance(module, Lender):
         given = _named(("logits", "targets"), args, kwargs)
@@ -120,10 +121,8 @@ def _read(name: str, kind: str, given: Mapping[str, Any], result: Any) -> Call |
     def recompute_log(rows: Tensor, rows_targets: Tensor) -> Tensor:
         return F.nll_loss(rows, rows_targets, weight, ignore_index=ignore_index, reduction="none")
 
-    recompute = recompute_log if kind == "nll_loss" else recompute_rows
-    return Call(
-        name, logits, targets, _class_dim(logits), ignore_index, False, None, recompute, weight, reduction, result
-    )
+    again = recompute_log if kind == "nll_loss" else recompute_rows
+    return Call(name, logits, targets, _class_dim(logits), ignore_index, False, None, again, weight, reduction, result)
 
 
 def _binary_loss(rows: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two things a tap leaves on a module: a forward hook, and a wrapper of a step. Copies of the module get neither."""
+"""The two things a tap leaves on a module: a forward hook and a wrapper of a step. Copies get neither."""
 
 from __future__ import annotations
 

@@ -240,7 +240,8 @@ class Observation:
 
     def _quantity(self, name: str) -> Tensor:
         known = self.known.get(name)
-        return getattr(self.statistics, name) if known is None else known  # type: ignore[no-any-return]
+        computed: Tensor = getattr(self.statistics, name) if known is None else known
+        return computed
 
     def _random_rows(self, rows: int) -> Tensor:
         device = self._block.device

@@ -29,7 +29,7 @@ class Listener(Protocol):
     """Who a tap asks and tells. Neither method may raise."""
 
     def wants(self, stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Look | None:
-        """A look to be filled if the step about to run is to be looked at, else None. Called on every step: be quick."""
+        """A look to be filled if the step about to run is to be looked at, else None. Called on every step."""
         ...
 
     def receive(self, look: Look) -> None:

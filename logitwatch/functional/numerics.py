@@ -5,7 +5,7 @@ from torch import Tensor
 
 __all__ = ["accumulator_dtype", "centred_exp", "upcast"]
 
-# exp of these is below half the smallest subnormal of the type, so a class this far under the maximum has probability 0.
+# exp of these is below half the smallest subnormal of the type: a class this far under the maximum has probability 0.
 UNDERFLOW = {torch.float32: -104.0, torch.float64: -746.0}
 
 

@@ -198,8 +198,7 @@ def _top_two(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         others = z.scatter(-1, index.unsqueeze(-1), -torch.inf)
         return top, others.amax(-1), index
     whole = classes - classes % BLOCK
-    blocks = z[:, :whole].unflatten(-1, (whole // BLOCK, BLOCK))
-    maxima = blocks.amax(-1)
+    maxima = z[:, :whole].reshape(rows, -1, BLOCK).amax(-1)
     if whole < classes:
         maxima = torch.cat((maxima, z[:, whole:].amax(-1, keepdim=True)), dim=-1)
     top, block = maxima.max(-1)

@@ -50,7 +50,8 @@ def logit_norm(logits: Tensor, *, dim: int = -1) -> Tensor:
         tensor([5., 3.])
     """
     z = upcast(logits)
-    return torch.linalg.vector_norm(z.masked_fill(z == -torch.inf, 0.0), dim=dim)
+    norm: Tensor = torch.linalg.vector_norm(z.masked_fill(z == -torch.inf, 0.0), dim=dim)
+    return norm
 
 
 def nll(logits: Tensor, targets: Tensor, *, dim: int = -1) -> Tensor:
@@ -82,7 +83,7 @@ def nll(logits: Tensor, targets: Tensor, *, dim: int = -1) -> Tensor:
 
 
 def brier_score(logits: Tensor, targets: Tensor, *, dim: int = -1) -> Tensor:
-    r"""Squared distance of the predicted probabilities to the target, :math:`\sum_k (p_k - y_k)^2`, summed over classes.
+    r"""Squared distance of the predicted probabilities to the target, :math:`\sum_k (p_k - y_k)^2`.
 
     For two classes this is twice the one-probability score scikit-learn reports.
 

@@ -89,6 +89,8 @@ class WandbSink:
             self._defined.add(_STEP)
             self._run.define_metric(_STEP)
         self._defined.add(key)
+        if "*" in key:  # W&B would take the name for a pattern
+            return
         self._run.define_metric(key, step_metric=_STEP, summary=summary)
 
     def _add(self, row: dict[str, Any], reading: Reading) -> None:

@@ -12,7 +12,7 @@ from logitwatch.functional.row_statistics import RowStatistics
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import LogitHistogram
 from logitwatch.states.moments import Moments
-from logitwatch.states.protocol import merge_fields, summed
+from logitwatch.states.protocol import merge_fields, nested, summed
 
 __all__ = ["LogitSummary"]
 
@@ -44,14 +44,14 @@ class LogitSummary:
     ignored: Tensor = summed()  # int64, finite rows whose target is to be ignored
     bad_target: Tensor = summed()  # int64, finite rows whose target is not a class
     tied: Tensor = summed()  # int64, counted rows whose two largest logits are equal
-    quantities: Moments  # [len(QUANTITIES)]
-    logits: Moments  # of all present logits of counted rows
-    terms: Moments  # [MOST_TERMS], values of the terms of the loss
-    extrema: Extrema
-    logit_histogram: LogitHistogram
-    margin_histogram: LogitHistogram
-    confidence_histogram: LogitHistogram
-    entropy_histogram: LogitHistogram
+    quantities: Moments = nested()  # [len(QUANTITIES)]
+    logits: Moments = nested()  # of all present logits of counted rows
+    terms: Moments = nested()  # [MOST_TERMS], values of the terms of the loss
+    extrema: Extrema = nested()
+    logit_histogram: LogitHistogram = nested()
+    margin_histogram: LogitHistogram = nested()
+    confidence_histogram: LogitHistogram = nested()
+    entropy_histogram: LogitHistogram = nested()
 
     @classmethod
     def empty(cls, *, device: torch.device | str = "cpu") -> LogitSummary:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from logitwatch.functional.numerics import accumulator_dtype
 
-__all__ = ["Packed", "State", "maximised", "merge_fields", "pack", "summed", "to_device", "unpack"]
+__all__ = ["Packed", "State", "maximised", "merge_fields", "nested", "pack", "summed", "to_device", "unpack"]
 
 S = TypeVar("S", bound="State")
 
@@ -44,6 +44,11 @@ class Packed(NamedTuple):
 def summed() -> Any:
     """A dataclass field that merges by addition."""
     return dataclasses.field(metadata={"reduce": "sum"})
+
+
+def nested() -> Any:
+    """A dataclass field that is itself a state and merges as one."""
+    return dataclasses.field()
 
 
 def maximised() -> Any:

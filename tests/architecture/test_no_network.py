@@ -27,7 +27,7 @@ def test_leaving_the_machine_fails_and_cannot_be_swallowed(attempt: Attempt) -> 
         try:
             attempt()
         except Exception:
-            pytest.skip("an ordinary exception was raised, which a library could swallow")
+            return
 
     with pytest.raises(pytest.fail.Exception, match="reached for the network"):
         swallows()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from architecture.source_tree import PACKAGE, Module, assert_none, modules, write_package
 
-TYPE_PARAMETERS = {"NewType", "ParamSpec", "TypeVar", "TypeVarTuple"}
+# What these return is plumbing of the module, under whatever name.
+PLUMBING = {"NewType", "ParamSpec", "TypeVar", "TypeVarTuple", "getLogger"}
 
 
 def surface_faults(root: Path) -> list[str]:
@@ -68,9 +69,9 @@ def _is_own(node: ast.ImportFrom, module: Module) -> bool:
 
 
 def _assigned(body: list[ast.stmt]) -> Iterator[str]:
-    """Names that are assigned to, other than type parameters."""
+    """Names that are assigned to, other than type parameters and loggers."""
     for node in _flat(body):
-        if isinstance(node, ast.Assign | ast.AnnAssign) and not _is_type_parameter(node.value):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and not _is_plumbing(node.value):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             stored = (leaf for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name))
             yield from (leaf.id for leaf in stored if isinstance(leaf.ctx, ast.Store))
@@ -86,8 +87,8 @@ def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from _flat(handler.body)
 
 
-def _is_type_parameter(value: ast.expr | None) -> bool:
-    return isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] in TYPE_PARAMETERS
+def _is_plumbing(value: ast.expr | None) -> bool:
+    return isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] in PLUMBING
 
 
 def test_all_equals_the_public_names() -> None:
@@ -124,6 +125,7 @@ def test_a_name_a_facade_imports_and_does_not_list_is_found(tmp_path: Path) -> N
     [
         ("functional/scores.py", "LIMIT = 3\n__all__ = ['X', 'a2', 'a10']\nX: int = 1\ndef a2(): ...\ndef a10(): ..."),
         ("functional/scores.py", "from typing import TypeVar\nState = TypeVar('State')"),
+        ("functional/scores.py", "import logging\nlogger = logging.getLogger(__name__)"),
         ("functional/_helpers.py", "def anything(): ..."),
         ("functional/__init__.py", ""),
         ("__init__.py", "if TYPE_CHECKING:\n    from logitwatch.states.a import A as A\n__all__ = ['A']"),

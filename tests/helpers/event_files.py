@@ -1,5 +1,6 @@
 """Event files of TensorBoard read back with tensorboard's own reader, everything kept."""
 
+import warnings
 from pathlib import Path
 
 from tensorboard.backend.event_processing import event_accumulator
@@ -29,3 +30,11 @@ def array(tensor_event):
 
 def text(accumulator, tag):
     return [array(event)[0].decode() for event in accumulator.Tensors(tag)]
+
+
+def served_curve(tensor_event):
+    """What the PR Curves page is sent for one event."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the html5lib inside tensorboard, as it is imported
+        from tensorboard.plugins.pr_curve.pr_curves_plugin import PrCurvesPlugin
+    return PrCurvesPlugin._make_pr_entry(None, tensor_event.step, tensor_event.wall_time, array(tensor_event))

@@ -1,12 +1,33 @@
 """The records of an offline ``.wandb`` file: LevelDB's log framing around protocol buffers."""
 
+import contextlib
 import json
 import struct
 import zlib
 from pathlib import Path
+from unittest import mock
 
 _BLOCK = 32768
 _HEADER = 7
+
+
+@contextlib.contextmanager
+def offline_wandb(folder):
+    """W&B without a network, everything it keeps below ``folder``; runs still open are finished at the end.
+
+    W&B reads the environment once in a process and Lightning writes to it, so both are put back.
+    """
+    import wandb
+
+    places = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
+    settings = dict.fromkeys(places, str(folder)) | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    wandb.teardown()
+    with mock.patch.dict("os.environ", settings):
+        try:
+            yield
+        finally:
+            wandb.finish()
+            wandb.teardown()
 
 
 def read_wandb(folder):

@@ -1,0 +1,92 @@
+"""Data for the laws: batches of logits and targets that hypothesis can shrink, and every state with its filling."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import NamedTuple
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from torch import Tensor
+
+from logitwatch.functional.row_statistics import row_statistics
+from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.extrema import Extrema
+from logitwatch.states.logit_histogram import LogitHistogram
+from logitwatch.states.logit_summary import LogitSummary
+from logitwatch.states.moments import Moments
+from logitwatch.states.protocol import State
+
+CLASSES = 3
+IGNORE_INDEX = -100
+SPECIAL = (float("nan"), float("inf"), float("-inf"))
+
+
+class StateKind(NamedTuple):
+    """A state under test: nothing seen, and what logits ``[rows, CLASSES]`` with targets ``[rows]`` give."""
+
+    empty: Callable[[], State]
+    of: Callable[[Tensor, Tensor], State]
+
+
+# Every state is here; the laws and the contract run over this table.
+STATE_KINDS = {
+    "calibration_sketch": StateKind(CalibrationSketch.empty, CalibrationSketch.of),
+    "extrema": StateKind(Extrema.empty, lambda z, y: Extrema.of(z)),
+    "logit_histogram": StateKind(LogitHistogram.empty, lambda z, y: LogitHistogram.of(z)),
+    # Its rows come from an observation, which has let go of the graph.
+    "logit_summary": StateKind(
+        LogitSummary.empty,
+        lambda z, y: LogitSummary.of(row_statistics(z.detach(), y), z.detach(), y != IGNORE_INDEX),
+    ),
+    "moments": StateKind(Moments.empty, lambda z, y: Moments.of(z, z.isfinite())),
+    "moments_of_streams": StateKind(lambda: Moments.empty(CLASSES), lambda z, y: Moments.of(z, z.isfinite(), dim=0)),
+}
+
+finite_logits = st.floats(-100, 100, width=32)
+any_logits = st.one_of(finite_logits, finite_logits, st.sampled_from(SPECIAL))
+
+
+@st.composite
+def logits(
+    draw: st.DrawFn, *, min_rows: int = 0, max_rows: int = 6, elements: st.SearchStrategy[float] = any_logits
+) -> Tensor:
+    """float32 ``[rows, CLASSES]``."""
+    rows = draw(st.integers(min_rows, max_rows))
+    return torch.from_numpy(draw(npst.arrays("float32", (rows, CLASSES), elements=elements)))
+
+
+@st.composite
+def batches(
+    draw: st.DrawFn, *, min_rows: int = 0, max_rows: int = 6, elements: st.SearchStrategy[float] = any_logits
+) -> tuple[Tensor, Tensor]:
+    """Logits with targets, some of them to be ignored and some that name no class."""
+    z = draw(logits(min_rows=min_rows, max_rows=max_rows, elements=elements))
+    label = st.one_of(st.integers(0, CLASSES - 1), st.sampled_from((IGNORE_INDEX, -1, CLASSES)))
+    return z, torch.from_numpy(draw(npst.arrays("int64", len(z), elements=label)))
+
+
+def eighths(largest: int) -> st.SearchStrategy[float]:
+    """Multiples of 1/8 up to ``largest``: sums and differences of a few of them are exact in float32."""
+    return st.integers(-8 * largest, 8 * largest).map(lambda n: n / 8)
+
+
+def assert_same_state(a: State, b: State, *, scale: float = 1.0, tolerance: float = 1e-12) -> None:
+    """Integers bit for bit; sums to ``tolerance`` of ``scale``, the size of what was summed."""
+    assert type(a) is type(b)
+    for field in fields(a):  # type: ignore[arg-type]
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if not isinstance(x, Tensor):
+            assert_same_state(x, y, scale=scale, tolerance=tolerance)
+            continue
+        assert (x.dtype, x.shape) == (y.dtype, y.shape), field.name
+        if x.is_floating_point() and field.metadata["reduce"] == "sum":
+            torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+        else:
+            torch.testing.assert_close(x, y, rtol=0, atol=0)
+
+
+def size_of_sums(z: Tensor) -> float:
+    """A bound on the terms of every sum that a state takes of these logits."""
+    finite = z[z.isfinite()].double()
+    return 1.0 + z.numel() + finite.square().sum().item()

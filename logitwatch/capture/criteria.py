@@ -67,7 +67,7 @@ def watched_criteria(module: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for name, child in module.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
-        if name and not inside and (isinstance(child, Lender) or isinstance(child, tuple(_MODULES))):
+        if name and not inside and _is_criterion(child):
             found[name] = child
     return found
 
@@ -97,6 +97,10 @@ def read_function(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any],
     kind = FUNCTIONS[function]
     names = _BINARY if kind.startswith("binary") else _CATEGORICAL
     return _read(kind, kind, _named(names, args, kwargs), result)
+
+
+def _is_criterion(module: nn.Module) -> bool:
+    return isinstance(module, Lender) or isinstance(module, tuple(_MODULES))
 
 
 def _read(name: str, kind: str, given: Mapping[str, Any], result: Any) -> Call | None:

@@ -52,12 +52,7 @@ class Look:
         """Calls at the best level, and at any level those of the requested sources."""
         asked = set(requested)
         best = self.level
-        return [
-            call
-            for level, calls in self._calls.items()
-            for call in calls
-            if level is best or call.source in asked
-        ]
+        return [call for level, calls in self._calls.items() for call in calls if level is best or call.source in asked]
 
     def finish(self, result: Any) -> None:
         """Note what the step returned; a dictionary may carry logits and targets."""

@@ -89,7 +89,8 @@ class _WideCrossEntropy(torch.autograd.Function):
         if gradient is not None:
             # p_y - 1 from the NLL: the difference itself would cancel, in bfloat16 to nothing.
             at_target = scale * (torch.expm1(-nll) + label_smoothing - share)
-            gradient.scatter_(1, index.unsqueeze(1), at_target.unsqueeze(1).to(kept))
+            # Not scatter_, which copies the whole of a bfloat16 tensor.
+            gradient[torch.arange(len(index), device=index.device), index] = at_target.to(kept)
             ctx.save_for_backward(gradient)
         ctx.shape, ctx.dtype = logits.shape, logits.dtype
         statistics = (top, top + log_s, log_s - moment / total, nll)
@@ -145,7 +146,9 @@ def _all_chunks(logits: Tensor, scale: Tensor, label_smoothing: float, gradient:
 def _chunk(z: Tensor, scale: Tensor, label_smoothing: float, scratch: tuple[Tensor, Tensor]) -> _Chunk:
     """One chunk ``[rows, classes]``; leaves its gradient in the second scratch buffer."""
     centred, e = scratch
-    top = z.amax(-1, keepdim=True).to(e.dtype)
+    if z.dtype != e.dtype:
+        z = centred.copy_(z)  # the reductions of half types are slower than this copy
+    top = z.amax(-1, keepdim=True)
     torch.sub(z, top, out=centred)
     uniform = share = torch.zeros_like(scale)
     absent = None

@@ -123,8 +123,8 @@ def _summary(tag: str) -> str | None:
 
 
 def _local(tag: str) -> str:
-    """``tag`` without the parts that climb out of a folder: W&B makes a file name of the key of a medium."""
-    parts = [part for part in re.split(r"[/\\]", tag) if part not in ("", ".", "..")]
+    """``tag`` as a path that stays where it is put: W&B makes a file name of the key of a medium."""
+    parts = [part for part in re.split(r"[/\\]", re.sub(r"[\x00-\x1f\x7f]", "_", tag)) if part not in ("", ".", "..")]
     return "/".join(parts) or "unnamed"
 
 

@@ -15,7 +15,8 @@ _HEADER = 7
 def offline_wandb(folder):
     """W&B without a network, everything it keeps below ``folder``; runs still open are finished at the end.
 
-    W&B reads the environment once in a process and Lightning writes to it, so both are put back.
+    W&B reads the environment once in a process and Lightning writes to it, so both are put back. A
+    ``.wandb`` file is whole on disk when the context has ended, not before.
     """
     import wandb
 
@@ -54,6 +55,19 @@ def rows(records):
 
 def of_type(records, name):
     return [getattr(record, name) for record in records if record.WhichOneof("record_type") == name]
+
+
+def summary(records):
+    """The summary a run ends with, keys joined with a slash and what lies below them as W&B nests it."""
+    found = {}
+    for update in of_type(records, "summary"):
+        for item in update.update:
+            *parents, leaf = item.nested_key or [item.key]
+            place = found
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[leaf] = json.loads(item.value_json)
+    return found
 
 
 def _payloads(data):

@@ -1,13 +1,11 @@
-import json
 import math
-import sys
 
 import lightning.pytorch.loggers
 import numpy as np
 import pytest
 import pytorch_lightning.loggers
 from helpers.reports import every_kind, histogram, reliability
-from helpers.wandb_file import of_type, offline_wandb, read_wandb, rows
+from helpers.wandb_file import of_type, offline_wandb, read_wandb, rows, summary
 
 from logitwatch.sinks.opening import open_sinks
 from logitwatch.sinks.readings import Alert, Figure, Heatmap, Scalars, Table, Text
@@ -35,12 +33,6 @@ class Run:
 @pytest.fixture
 def run():
     return Run()
-
-
-@pytest.fixture
-def offline(tmp_path):
-    with offline_wandb(tmp_path):
-        yield tmp_path
 
 
 def test_a_report_is_one_row_with_the_step_inside(run):
@@ -166,37 +158,35 @@ def test_heatmaps_and_tables_keep_their_labels(run):
 
 
 @pytest.mark.parametrize("loggers", [pytorch_lightning.loggers, lightning.pytorch.loggers])
-def test_a_real_offline_run_of_either_namespace_holds_everything(offline, loggers):
-    logger = loggers.WandbLogger(offline=True, save_dir=str(offline), project="p", prefix="mine")
-    (sink,) = open_sinks([logger], None)
-    assert isinstance(sink, WandbSink)
-    for step, entropy in ((7, 0.5), (14, 0.25)):
-        sink.write(
-            [*every_kind(step=step, root="logits/val"), Scalars(values={"calibration/val/ece": entropy}, step=step)]
-        )
-    logger.log_metrics({"loss": 1.0}, step=14)
-    sink.close()
-    logger.experiment.finish()
+def test_a_real_offline_run_of_either_namespace_holds_everything(tmp_path, loggers):
+    with offline_wandb(tmp_path):
+        logger = loggers.WandbLogger(offline=True, save_dir=str(tmp_path), project="p", prefix="mine")
+        (sink,) = open_sinks([logger], None)
+        assert isinstance(sink, WandbSink)
+        for step, ece in ((7, 0.5), (14, 0.75)):
+            sink.write([*every_kind(step=step), Scalars(values={"calibration/val/ece": ece}, step=step)])
+        logger.log_metrics({"loss": 1.0}, step=14)
+        sink.close()
 
-    records = read_wandb(offline)
+    records = read_wandb(tmp_path)
     first, second, theirs = rows(records)
-    assert (first["trainer/global_step"], second["trainer/global_step"], theirs["trainer/global_step"]) == (7, 14, 14)
+    assert [row["trainer/global_step"] for row in (first, second, theirs)] == [7, 14, 14]
     assert first["mine-logits/val/entropy"] == 0.5
     assert first["mine-logits/val/histogram/values"] == [0, 1, 2, 0]
     assert first["mine-logits/val/histogram/bins"] == [0.0, 1.0, 2.0, 3.0, 4.0]
-    for name in ("heat", "figure"):
-        assert first[f"mine-logits/val/{name}/_type"] == "image-file"
-    assert first["mine-logits/val/table/_type"] == "table-file"
-    assert first["mine-alerts/saturation/text/_type"] == "html-file"
-    assert [(alert.title, alert.level) for alert in of_type(records, "alert")] == [("Logits tie", "ERROR")] * 2
-    metrics = {metric.name: metric for metric in of_type(records, "metric")}
-    assert metrics["mine-logits/val/max"].summary.max
-    assert metrics["mine-calibration/val/ece"].summary.min
-    assert metrics["mine-logits/val/entropy"].step_metric == "trainer/global_step"
-    assert "mine-logits/val/histogram" not in metrics
-    summary = {
-        item.key or "/".join(item.nested_key): json.loads(item.value_json)
-        for update in of_type(records, "summary")
-        for item in update.update
+    assert {
+        name: first[f"mine-{name}/_type"] for name in ("logits/val/heat", "logits/val/table", "alerts/saturation/text")
+    } == {
+        "logits/val/heat": "image-file",
+        "logits/val/table": "table-file",
+        "alerts/saturation/text": "html-file",
     }
-    print(summary, file=sys.stderr)
+    assert [(alert.title, alert.level) for alert in of_type(records, "alert")] == [("Logits tie", "ERROR")] * 2
+    defined = {metric.name: metric for metric in of_type(records, "metric")}
+    assert defined["mine-logits/val/entropy"].step_metric == "trainer/global_step"
+    assert "mine-logits/val/histogram" not in defined
+    last = summary(records)
+    assert last["mine-calibration/val/ece"] == {"min": 0.5, "last": 0.75}
+    assert last["mine-logits/val/max"] == {"max": 12.0, "last": 12.0}
+    assert last["mine-logits/val/entropy"] == 0.5
+    assert last["mine-logits/val/histogram"]["values"] == [0, 1, 2, 0]

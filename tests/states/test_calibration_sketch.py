@@ -109,7 +109,10 @@ def test_any_class_index_can_be_the_ignored_one() -> None:
 
 def test_leading_axes_are_rows() -> None:
     logits, targets = predictions(24)
-    flat, folded = CalibrationSketch.of(logits, targets), CalibrationSketch.of(logits.view(2, 3, 4, 5), targets.view(2, 3, 4))
+    flat, folded = (
+        CalibrationSketch.of(logits, targets),
+        CalibrationSketch.of(logits.view(2, 3, 4, 5), targets.view(2, 3, 4)),
+    )
     assert torch.equal(flat.counts, folded.counts)
     single = CalibrationSketch.of(logits[0], targets[0])
     assert single.count.item() == 1
@@ -217,7 +220,9 @@ def test_the_null_of_equal_confidences_is_exact(n: int, p: float) -> None:
     assert null == pytest.approx(exact_null([p] * n), rel=1e-10)
 
 
-@pytest.mark.parametrize("p", [[0.68, 0.72], [0.61, 0.65, 0.7], [0.94, 0.96, 0.98, 0.995, 0.999], [0.34, 0.35, 0.36, 0.39]])
+@pytest.mark.parametrize(
+    "p", [[0.68, 0.72], [0.61, 0.65, 0.7], [0.94, 0.96, 0.98, 0.995, 0.999], [0.34, 0.35, 0.36, 0.39]]
+)
 def test_the_null_of_confidences_that_differ_within_a_bin_is_close(p: list[float]) -> None:
     c = torch.tensor(p, dtype=torch.float64)
     null = sketch(c, torch.zeros(len(p), dtype=torch.bool)).null_ece(15 if min(p) > 0.5 else 10).item()
@@ -255,7 +260,8 @@ def test_fewer_than_two_classes_are_refused_with_a_remedy(shape: tuple[int, ...]
 
 
 @pytest.mark.parametrize(
-    "targets", [torch.zeros(3, dtype=torch.int64), torch.zeros(4), torch.zeros(4, 5, dtype=torch.int64), torch.zeros(4, 3)]
+    "targets",
+    [torch.zeros(3, dtype=torch.int64), torch.zeros(4), torch.zeros(4, 5, dtype=torch.int64), torch.zeros(4, 3)],
 )
 def test_targets_of_another_shape_are_refused(targets: Tensor) -> None:
     with pytest.raises(ValueError, match=r"targets must be integer of shape \(4,\) or probabilities of shape \(4, 5\)"):

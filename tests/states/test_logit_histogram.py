@@ -112,7 +112,11 @@ def test_values_on_both_sides_of_zero_are_parted_at_zero() -> None:
 
 
 def test_nothing_seen_has_no_bucket_and_no_quantile() -> None:
-    for nothing in (LogitHistogram.empty(), LogitHistogram.of(torch.tensor([])), LogitHistogram.of(torch.tensor(-torch.inf))):
+    for nothing in (
+        LogitHistogram.empty(),
+        LogitHistogram.of(torch.tensor([])),
+        LogitHistogram.of(torch.tensor(-torch.inf)),
+    ):
         assert nothing.buckets() == ([], [])
         assert nothing.quantile(torch.tensor([0.0, 1.0])).isnan().all()
 

@@ -83,8 +83,8 @@ def _loss(result: Any) -> float | None:
 def _silence(stage: str, level: Level) -> str:
     return (
         f"nothing was captured in the last {SILENT_LOOKS} {stage} steps looked at, though the {level.name.lower()} "
-        "spoke before. If it was compiled in the meantime, its hook is gone: start the Trainer before compiling, or call "
-        "logitwatch.observe(logits, targets) in the step."
+        "spoke before. If it was compiled in the meantime, its hook is gone: start the Trainer before compiling, or "
+        "call logitwatch.observe(logits, targets) in the step."
     )
 
 

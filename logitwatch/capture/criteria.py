@@ -100,7 +100,8 @@ def read_function(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any],
 
 
 def _is_criterion(module: nn.Module) -> bool:
-    return isinstance(module, Lender) or isinstance(module, tuple(_MODULES))
+    kinds: tuple[Any, ...] = (Lender, *_MODULES)
+    return isinstance(module, kinds)
 
 
 def _read(name: str, kind: str, given: Mapping[str, Any], result: Any) -> Call | None:

@@ -13,6 +13,8 @@ __all__ = [
     "class_axis",
     "counted_rows",
     "lifted_weight",
+    "may_look",
+    "maybe_absent",
     "mean_over_counted",
 ]
 
@@ -83,9 +85,29 @@ def counted_rows(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor |
         expected = "integers" if targets.shape == leading else "floating-point probabilities"
         raise TypeError(f"targets of shape {tuple(targets.shape)} must be {expected}, got {targets.dtype}")
     counted = targets.long() != ignore_index
-    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+    if may_look(targets):
         _check_range(targets, counted, logits.shape[axis], ignore_index)
     return counted
+
+
+def may_look(x: Tensor) -> bool:
+    """Whether a Python branch on values of ``x`` is free: on a CPU, unless `torch.compile` is tracing.
+
+    Examples:
+        >>> may_look(torch.zeros(1))
+        True
+    """
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def maybe_absent(logits: Tensor) -> bool:
+    """Whether a class may be absent (``-inf``); always True where looking is not free.
+
+    Examples:
+        >>> maybe_absent(torch.tensor([0.0, float("-inf")])), maybe_absent(torch.zeros(0, 3))
+        (True, False)
+    """
+    return not may_look(logits) or (logits.numel() > 0 and bool(logits.amin() == -torch.inf))
 
 
 def mean_over_counted(values: Tensor, logits: Tensor, targets: Tensor | None, ignore_index: int) -> Tensor:
@@ -147,6 +169,8 @@ def lifted_weight(weight: Tensor | None, logits: Tensor) -> Tensor | None:
 
 def _check_range(targets: Tensor, counted: Tensor, classes: int, ignore_index: int) -> None:
     """Name the first index that is no class."""
+    if not targets.numel() or (targets.amin() >= 0 and targets.amax() < classes):
+        return
     outside = counted & ((targets < 0) | (targets >= classes))
     if outside.any():
         raise ValueError(

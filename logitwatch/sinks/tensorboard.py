@@ -2,11 +2,9 @@
 
 import math
 import re
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
@@ -89,7 +87,7 @@ class TensorBoardSink:
         if file_writer is not self._file_writer:  # the first report, or the writer was closed and opened a new file
             self._file_writer = file_writer
             use_compiled_checksum(self._writer)
-        file_writer.event_writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        file_writer.add_summary(summary, step)
 
     def _add_scalars(self, summary: Summary, reading: Scalars) -> None:
         add, tags, fresh = summary.value.add, self._scalar_tags, False

@@ -94,10 +94,14 @@ class Cadence:
         self._next_report = step - step % self.report_every + self.report_every
         return True
 
-    def histograms_due(self) -> bool:
-        """Whether this report carries histograms: the first does, then every fourth."""
+    @property
+    def histograms(self) -> bool:
+        """Whether the looks of the current window take histograms: those of the first do, then of every fourth."""
+        return self._reports % HISTOGRAM_EVERY == 0
+
+    def reported(self) -> None:
+        """A window was reported; the next begins."""
         self._reports += 1
-        return self._reports % HISTOGRAM_EVERY == 1
 
     def timed_step(self, seconds: float) -> None:
         """Note the time of a step without a look; only asked for while not frozen."""

@@ -64,7 +64,7 @@ class CalibrationMonitor(Monitor):
         return CalibrationSketch.empty(device=device)
 
     def summary(
-        self, observation: Observation, sample: Observation, terms: Mapping[str, Tensor] | None
+        self, observation: Observation, sample: Observation, terms: Mapping[str, Tensor] | None, *, histograms: bool
     ) -> CalibrationSketch | None:
         """See `Monitor.summary`."""
         if sample.targets is None or sample.num_classes < 2:
@@ -72,7 +72,7 @@ class CalibrationMonitor(Monitor):
         rows = sample.statistics
         return CalibrationSketch.of_rows(rows.confidence, rows.correct, rows.nll, rows.brier, sample.valid)
 
-    def readings(self, state: State, tags: Tags, step: int, *, histograms: bool) -> list[Reading]:
+    def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
         """See `Monitor.readings`."""
         sketch = cast(CalibrationSketch, state)
         return [Scalars(values=self._scalars(sketch, tags), step=step), self._curve(sketch, tags, step)]

@@ -65,34 +65,32 @@ class LogitMonitor(Monitor):
         return LogitSummary.empty(device=device)
 
     def summary(
-        self, observation: Observation, sample: Observation, terms: Mapping[str, Tensor] | None
+        self, observation: Observation, sample: Observation, terms: Mapping[str, Tensor] | None, *, histograms: bool
     ) -> LogitSummary:
         """See `Monitor.summary`."""
         high, low = observation.extremes
-        summary = LogitSummary.of(sample.statistics, sample.logits, sample.valid & ~sample.bad_target)
+        logits = sample.logits if histograms else None
+        summary = LogitSummary.of(sample.statistics, logits, sample.valid & ~sample.bad_target)
         if terms:
             self._terms += [name for name in terms if name not in self._terms]
             summary = summary.with_terms([terms.get(name) for name in self._terms])
         return summary.with_every_row(high, low, observation.valid, observation.bad_target, observation.known)
 
-    def readings(self, state: State, tags: Tags, step: int, *, histograms: bool) -> list[Reading]:
+    def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
         """See `Monitor.readings`."""
         summary = cast(LogitSummary, state)
         values = _scalars(summary)
         scalars = {tags("logits", name): value for name, value in values.items()}
         terms = summary.terms.mean.tolist()
         scalars |= {tags("losses", n): v for n, v in zip(self._terms, terms, strict=False) if not math.isnan(v)}
-        readings: list[Reading] = [Scalars(values=scalars, step=step)]
-        if histograms:
-            drawn = {
-                "histogram": summary.logit_histogram,
-                "margin_histogram": summary.margin_histogram,
-                "confidence_histogram": summary.confidence_histogram,
-                "entropy_histogram": summary.entropy_histogram,
-            }
-            found = (_histogram(tags("logits", name), histogram, step) for name, histogram in drawn.items())
-            readings += [reading for reading in found if reading is not None]
-        return readings
+        drawn = {
+            "histogram": summary.logit_histogram,
+            "margin_histogram": summary.margin_histogram,
+            "confidence_histogram": summary.confidence_histogram,
+            "entropy_histogram": summary.entropy_histogram,
+        }
+        found = (_histogram(tags("logits", name), histogram, step) for name, histogram in drawn.items())
+        return [Scalars(values=scalars, step=step), *(reading for reading in found if reading is not None)]
 
     def headline(self, state: State, tags: Tags) -> dict[str, float]:
         """See `Monitor.headline`."""

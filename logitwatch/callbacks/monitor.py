@@ -59,7 +59,7 @@ class Monitor(LightningCallback):
 
     @abstractmethod
     def summary(
-        self, observation: Observation, sample: Observation, terms: Mapping[str, Tensor] | None
+        self, observation: Observation, sample: Observation, terms: Mapping[str, Tensor] | None, *, histograms: bool
     ) -> State | None:
         """The state of one observation; None where it has nothing to say.
 
@@ -67,10 +67,11 @@ class Monitor(LightningCallback):
             observation: Every row of the call.
             sample: The rows whose distribution is to be taken: in training a random subset, else all of them.
             terms: Value of each term of the loss, where it is one of ours.
+            histograms: Whether histograms are wanted of this look.
         """
 
     @abstractmethod
-    def readings(self, state: State, tags: Tags, step: int, *, histograms: bool) -> list[Reading]:
+    def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
         """What the merged state says; equal on every rank."""
 
     @abstractmethod

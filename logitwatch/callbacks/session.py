@@ -206,6 +206,7 @@ class Session:
         for text in self.witness.testify(look, seen):
             self._write([text])
         rows = self.cadence.rows if look.stage == "train" and self.cadence is not None else None
+        histograms = rows is None or self.cadence is None or self.cadence.histograms
         for call, observation in seen:
             sample = observation if rows is None else observation.sample(rows)
             if look.stage == "train" and observation.source == primary:
@@ -216,7 +217,8 @@ class Session:
                 place = type(monitor).__name__
                 if observation.source == (monitor.source or primary) and self.faults.armed(place):
                     with self.faults.isolated(place):
-                        self._merge(monitor, look, monitor.summary(observation, sample, (call.lent or {}).get("terms")))
+                        terms = (call.lent or {}).get("terms")
+                        self._merge(monitor, look, monitor.summary(observation, sample, terms, histograms=histograms))
 
     def _merge(self, monitor: Monitor, look: Look, state: State | None) -> None:
         if state is None:
@@ -230,14 +232,14 @@ class Session:
     def _report_window(self, step: int, *, last: bool = False) -> None:
         assert self.cadence is not None
         states = self._reduced("train", 1)
-        histograms = self.cadence.histograms_due() or last
+        self.cadence.reported()
         readings: list[Reading] = []
         for (monitor, _), state in states.items():
             if monitor.rows_in(state) < (1 if last else monitor.fewest_rows):
                 continue
             self._windows.pop((monitor.state_key, "train", 0), None)
             with self.faults.isolated(type(monitor).__name__):
-                readings += monitor.readings(state, Tags("train", source=monitor.source), step, histograms=histograms)
+                readings += monitor.readings(state, Tags("train", source=monitor.source), step)
         now = time.perf_counter()
         elapsed = max(1e-9, now - self._window_start)
         itself = {
@@ -283,7 +285,7 @@ class Session:
                 continue
             tags = Tags(stage, loader, monitor.source)
             with self.faults.isolated(type(monitor).__name__):
-                readings += monitor.readings(state, tags, step, histograms=True)
+                readings += monitor.readings(state, tags, step)
                 if stage != "predict":
                     log_headline(self.module, monitor.headline(state, tags), batch_size=rows)
         self._write(readings)

@@ -90,7 +90,7 @@ class Tap:
         self.criteria = list(criteria)
         self._lenders = [criterion for criterion in criteria.values() if isinstance(criterion, Lender)]
         for name, criterion in criteria.items():
-            self._hook(criterion, self._on_criterion(name))
+            self._hook(criterion, self._on_criterion(name, lends=isinstance(criterion, Lender)))
         for step, stage in STAGES.items():
             if callable(getattr(module, step, None)):
                 self._undo.append(StepWrapper(module, step, self._around(stage)).remove)
@@ -183,16 +183,15 @@ class Tap:
         handle = module.register_forward_hook(ForwardHook(report), with_kwargs=True)
         self._undo.append(handle.remove)
 
-    def _on_criterion(self, name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+    def _on_criterion(self, name: str, *, lends: bool) -> Callable[[nn.Module, Any, Any, Any], None]:
         def report(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             look = self._look
             # Compiled code traces hooks too: there the function mode does the seeing, and this is compiled away.
             if look is None or torch.compiler.is_compiling():
                 return
-            level = Level.LOSS if isinstance(module, Lender) else Level.CRITERION
-            look.add(level, read_module(name, module, args, kwargs, output))
-            if isinstance(module, Lender):
-                module.lent = {}  # what was lent belongs to the call just noted
+            look.add(Level.LOSS if lends else Level.CRITERION, read_module(name, module, args, kwargs, output))
+            if lends:
+                module.lent = {}  # type: ignore[assignment]  # what was lent belongs to the call just noted
 
         return report
 

@@ -85,9 +85,9 @@ class CrossEntropyLoss(LogitLoss):
     * half-precision logits are computed in float32, and so is the loss; the gradient has the type of the logits;
     * an index out of range is a `ValueError` that names it (on a CPU), and indices may be of any integer type.
 
-    On a CPU, with more than 16 384 classes and class indices, it makes one pass over cache-sized chunks, keeps one buffer of the
-    size of the logits, which becomes the gradient, and lends the statistics of each row. It then has no second
-    derivative. (Class weights together with smoothing, and classes that are not contiguous in memory, take the
+    On a CPU, with class indices and more than 16 384 classes, it makes one pass over cache-sized chunks, keeps one
+    buffer of the size of the logits, which becomes the gradient, and lends the statistics of each row. It then has no
+    second derivative. (Class weights together with smoothing, and classes that are not contiguous in memory, take the
     ordinary way, as does `torch.compile`.)
 
     Args:
@@ -185,15 +185,18 @@ class CrossEntropyLoss(LogitLoss):
         if smoothing > 0 and maybe_absent(logits):
             losses = softmax_cross_entropy(z, index, weight=weight, label_smoothing=smoothing, dim=class_axis(logits))
             losses = torch.where(counted, losses, 0.0)
+        elif self.reduction == "mean" and weight is None and _all_counted(counted):
+            return F.cross_entropy(z, targets, label_smoothing=smoothing)
         else:
-            fused = self.reduction == "mean" and weight is None and may_look(counted) and counted.numel() > 0
-            reduction = "mean" if fused and bool(counted.all()) else "none"
-            losses = F.cross_entropy(z, targets, weight, None, self.ignore_index, None, reduction, smoothing)
-            if reduction == "mean":
-                return losses
+            losses = F.cross_entropy(z, targets, weight, None, self.ignore_index, None, "none", smoothing)
         if self.reduction == "none":
             return losses
         if self.reduction == "sum":
             return losses.sum()
         total = counted.sum() if weight is None else torch.where(counted, weight[index], 0.0).sum()
         return losses.sum() / torch.where(total == 0, 1, total)
+
+
+def _all_counted(counted: Tensor) -> bool:
+    """Whether a look shows that every row counts, and there is one, so that torch's fused mean is right."""
+    return may_look(counted) and counted.numel() > 0 and bool(counted.all())

@@ -82,9 +82,10 @@ class StateMetric(Metric):
         """Moves as `torch.nn.Module.to` does, without its casts."""
 
         def moved(tensor: Tensor) -> Tensor:
-            probe = fn(tensor.new_empty(0, dtype=torch.float32))
-            if not tensor.is_floating_point() or (probe.device, probe.dtype) == (tensor.device, torch.float32):
+            if not tensor.is_floating_point():
                 return fn(tensor)
-            return tensor.to(probe.device, accumulator_dtype(probe.device))
+            # Where an empty tensor goes, this one follows: the numbers themselves never pass through a narrower type.
+            device = fn(tensor.new_empty(0, dtype=torch.float32)).device
+            return tensor.to(device, accumulator_dtype(device))
 
         return super()._apply(moved, exclude_state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ __all__ = ["LogitSummary"]
 QUANTITIES = ("norm", "log_partition", "entropy", "confidence", "margin", "nll", "accuracy")
 # Terms of a composed loss that are followed; a fixed number, so that every rank reduces the same size.
 MOST_TERMS = 8
+HISTOGRAMS = ("logit_histogram", "margin_histogram", "confidence_histogram", "entropy_histogram")
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,12 @@ class LogitSummary:
         )
 
     @classmethod
-    def of(cls, rows: RowStatistics, logits: Tensor, valid: Tensor | None = None) -> LogitSummary:
+    def of(cls, rows: RowStatistics, logits: Tensor | None = None, valid: Tensor | None = None) -> LogitSummary:
         """The summary of rows that are all counted in full.
 
         Args:
             rows: Per-row quantities ``[rows]``.
-            logits: The logits they are of, any shape; only their distribution is read.
+            logits: The logits they are of, any shape, for the histograms, which stay empty where None.
             valid: Rows that count, ``[rows]`` bool; all where None.
         """
         valid = torch.ones_like(rows.correct) if valid is None else valid
@@ -93,10 +95,7 @@ class LogitSummary:
             extrema=Extrema.of(
                 torch.where(finite, rows.max_logit, -torch.inf), torch.where(finite, rows.min_logit, torch.inf)
             ),
-            logit_histogram=_logit_histogram(logits, counted),
-            margin_histogram=LogitHistogram.of(rows.margin, counted & rows.margin.isfinite()),
-            confidence_histogram=LogitHistogram.of(rows.confidence, counted),
-            entropy_histogram=LogitHistogram.of(rows.entropy, counted),
+            **_histograms(rows, logits, counted),
         )
 
     def with_every_row(
@@ -174,9 +173,23 @@ def _pooled(rows: RowStatistics, counted: Tensor) -> Moments:
     return Moments(n.sum().long(), (n * mean).sum(), (squares + n * mean.square()).sum())
 
 
-def _logit_histogram(logits: Tensor, counted: Tensor) -> LogitHistogram:
+def _histograms(rows: RowStatistics, logits: Tensor | None, counted: Tensor) -> dict[str, LogitHistogram]:
+    if logits is None:
+        nothing = _no_histogram(counted.device)
+        return dict.fromkeys(HISTOGRAMS, nothing)
     flat = logits.reshape(len(counted), -1) if counted.numel() else logits.reshape(0, 1)
-    return LogitHistogram.of(flat, counted.unsqueeze(-1))
+    return {
+        "logit_histogram": LogitHistogram.of(flat, counted.unsqueeze(-1)),
+        "margin_histogram": LogitHistogram.of(rows.margin, counted & rows.margin.isfinite()),
+        "confidence_histogram": LogitHistogram.of(rows.confidence, counted),
+        "entropy_histogram": LogitHistogram.of(rows.entropy, counted),
+    }
+
+
+@cache
+def _no_histogram(device: torch.device) -> LogitHistogram:
+    """Shared, since nothing writes into a state."""
+    return LogitHistogram.empty(device=device)
 
 
 def _with_stream(moments: Moments, index: int, stream: Moments) -> Moments:

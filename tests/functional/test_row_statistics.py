@@ -1,0 +1,183 @@
+import importlib
+
+import pytest
+import torch
+from torch import Tensor
+
+from logitwatch.functional import scores, uncertainty
+from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
+
+# The facade exports the function under the name of its module, so an import statement would find the function.
+module = importlib.import_module("logitwatch.functional.row_statistics")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def labels(rows: int, classes: int, *, seed: int = 1) -> Tensor:
+    return torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 511, 512, 1003, 4096])
+def test_it_agrees_with_the_functions_of_one_quantity(classes: int) -> None:
+    z, y = normal(20, classes), labels(20, classes)
+    rows = row_statistics(z, y)
+    expected = {
+        "entropy": uncertainty.softmax_entropy(z),
+        "confidence": uncertainty.confidence(z),
+        "log_partition": uncertainty.log_partition(z),
+        "margin": scores.logit_margin(z),
+        "nll": scores.nll(z, y),
+        "brier": scores.brier_score(z, y),
+        "max_logit": z.amax(-1),
+        "min_logit": z.amin(-1),
+        "mean_logit": z.double().mean(-1).float(),
+        "squares": (z.double().var(-1, correction=0) * classes).float(),
+        "norm": z.double().norm(dim=-1),
+        "correct": z.argmax(-1) == y,
+        "prediction": z.argmax(-1),
+    }
+    for name, value in expected.items():
+        # float32 sums of up to 4096 terms in another order.
+        torch.testing.assert_close(getattr(rows, name), value, rtol=2e-5, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch, soft: bool) -> None:
+    z = normal(11, 7)
+    y = normal(11, 7, seed=1).softmax(-1) if soft else labels(11, 7)
+    whole = row_statistics(z, y)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 3 * 7)
+    for name, a, b in zip(RowStatistics._fields, row_statistics(z, y), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("classes", [3, 512, 513, 600, 1003])
+def test_the_two_largest_are_those_of_topk(classes: int) -> None:
+    z = normal(30, classes)
+    z[:10] = z[:10].round()  # ties
+    z[10:15, -1] = 100.0  # the largest in a short last block
+    z[15:20, -2:] = torch.tensor([90.0, 91.0])
+    top, second, prediction = module._top_two(z)
+    assert torch.equal(torch.stack((top, second), -1), z.topk(2).values)
+    first = (z == z.amax(-1, keepdim=True)).int().argmax(-1)
+    assert torch.equal(prediction, first)
+
+
+@pytest.mark.parametrize("classes", [4, 700])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_row_without_a_distribution_is_told_and_spoils_no_other(classes: int, value: float) -> None:
+    z, y = normal(5, classes), labels(5, classes)
+    expected = row_statistics(z[1:], y[1:])
+    z[0, classes // 2] = value
+    rows = row_statistics(z, y)
+    assert rows.finite.tolist() == [False, True, True, True, True]
+    assert rows.confidence[0].isnan()
+    assert rows.entropy[0].isnan()
+    for name, a, b in zip(RowStatistics._fields, rows, expected, strict=True):
+        torch.testing.assert_close(a[1:], b, rtol=1e-6, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_row_whose_classes_are_all_absent_is_not_finite() -> None:
+    rows = row_statistics(torch.full((2, 3), -torch.inf), torch.tensor([0, 1]))
+    assert not rows.finite.any()
+    assert rows.confidence.isnan().all()
+    assert rows.classes.tolist() == [0, 0]
+
+
+def test_moments_and_extrema_are_over_present_classes() -> None:
+    rows = row_statistics(torch.tensor([[1.0, -torch.inf, 3.0]]))
+    assert (rows.classes.item(), rows.min_logit.item(), rows.mean_logit.item(), rows.squares.item()) == (2, 1, 2, 2)
+    assert rows.norm.item() == pytest.approx(10**0.5, rel=1e-7)
+
+
+def test_one_class_is_certain() -> None:
+    rows = row_statistics(torch.tensor([[4.0]]), torch.tensor([0]))
+    assert (rows.confidence.item(), rows.entropy.item(), rows.nll.item(), rows.margin.item()) == (1, 0, 0, torch.inf)
+
+
+@pytest.mark.parametrize("target", [-100, -1, 5])
+def test_an_index_that_names_no_class_is_no_target(target: int) -> None:
+    rows = row_statistics(normal(1, 5), torch.tensor([target]))
+    assert rows.nll.isnan()
+    assert rows.brier.isnan()
+    assert not rows.correct.any()
+    assert rows.confidence.isfinite()
+
+
+def test_without_targets_what_needs_one_is_nan() -> None:
+    rows = row_statistics(normal(3, 5))
+    assert rows.nll.isnan().all()
+    assert rows.brier.isnan().all()
+    assert not rows.correct.any()
+
+
+def test_soft_targets_agree_with_indices_where_they_are_one_hot() -> None:
+    z, y = normal(20, 5), labels(20, 5)
+    hard, soft = row_statistics(z, y), row_statistics(z, torch.nn.functional.one_hot(y, 5).float())
+    for name, a, b in zip(RowStatistics._fields, soft, hard, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_soft_targets_give_their_cross_entropy_and_brier_score() -> None:
+    z, q = normal(20, 5), normal(20, 5, seed=1).softmax(-1)
+    rows = row_statistics(z, q)
+    torch.testing.assert_close(rows.nll, torch.nn.functional.cross_entropy(z, q, reduction="none"))
+    torch.testing.assert_close(rows.brier, (z.softmax(-1) - q).square().sum(-1))
+
+
+def test_an_absent_target_costs_infinitely_much() -> None:
+    rows = row_statistics(torch.tensor([[0.0, -torch.inf]]), torch.tensor([1]))
+    assert rows.nll.item() == torch.inf
+    assert rows.brier.item() == 2.0
+
+
+def test_no_rows_give_no_rows() -> None:
+    rows = row_statistics(torch.empty(0, 5), torch.empty(0, dtype=torch.int64))
+    assert {len(value) for value in rows} == {0}
+
+
+def test_a_large_offset_costs_no_digit_of_the_spread() -> None:
+    z = normal(4, 50).double()
+    rows, moved = row_statistics(z), row_statistics(z + 1e6)
+    # The offset is rounded to 1e-10 in float64 before anything is computed.
+    torch.testing.assert_close(moved.squares, rows.squares, rtol=1e-9, atol=0)
+    torch.testing.assert_close(moved.norm, (z + 1e6).norm(dim=-1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("classes", [5, 600])
+def test_half_precision_gives_the_numbers_of_the_same_values_in_float32(dtype: torch.dtype, classes: int) -> None:
+    z, y = normal(9, classes).to(dtype), labels(9, classes)
+    for a, b in zip(row_statistics(z, y), row_statistics(z.float(), y), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 0), (2, 3, 4)])
+def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"logits must be \[rows, classes\] with at least one class"):
+        row_statistics(torch.zeros(shape))
+
+
+def test_a_binary_logit_is_a_choice_between_it_and_zero() -> None:
+    z, y = normal(50), labels(50, 2)
+    rows = binary_row_statistics(z, y)
+    p = z.double().sigmoid()
+    torch.testing.assert_close(
+        rows.nll, torch.nn.functional.binary_cross_entropy_with_logits(z, y.float(), reduction="none")
+    )
+    torch.testing.assert_close(rows.confidence, torch.maximum(p, 1 - p).float())
+    torch.testing.assert_close(rows.brier, (2 * (p - y).square()).float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(rows.margin, z.abs())
+    assert torch.equal(rows.prediction, (z > 0).long())
+    assert torch.equal(rows.correct, (z > 0) == (y == 1))
+    assert torch.equal(rows.max_logit, z)
+    assert torch.equal(rows.norm, z.double().abs())
+
+
+@pytest.mark.parametrize("z", [torch.nan, torch.inf])
+def test_a_binary_logit_that_is_not_finite_is_told(z: float) -> None:
+    rows = binary_row_statistics(torch.tensor([z, 0.0]), torch.tensor([1.0, 1.0]))
+    assert rows.finite.tolist() == [False, True]
+    assert rows.confidence[0].isnan()

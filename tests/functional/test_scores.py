@@ -1,0 +1,115 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from logitwatch.functional.scores import (
+    brier_score,
+    logit_margin,
+    logit_norm,
+    nll,
+    scale_by_temperature,
+    target_rank,
+)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_margin_is_between_the_two_largest_on_any_axis() -> None:
+    z = normal(4, 5, 6)
+    top = z.sort(1, descending=True).values
+    assert torch.equal(logit_margin(z, dim=1), top[:, 0] - top[:, 1])
+
+
+@pytest.mark.parametrize("z", [[torch.nan, 0.0], [torch.nan]])
+def test_the_margin_of_nan_is_nan(z: list[float]) -> None:
+    assert logit_margin(torch.tensor(z)).isnan()
+
+
+def test_one_present_class_has_an_infinite_margin() -> None:
+    assert logit_margin(torch.tensor([3.0, -torch.inf])).item() == math.inf
+
+
+def test_the_norm_is_of_present_classes() -> None:
+    assert logit_norm(torch.tensor([[3.0, -4.0, -torch.inf]])).tolist() == [5.0]
+    assert logit_norm(torch.tensor([torch.inf, 0.0])).item() == math.inf
+
+
+def test_the_nll_is_torchs_for_indices_and_for_probabilities() -> None:
+    z, q = normal(8, 5), normal(8, 5, seed=1).softmax(-1)
+    y = torch.arange(8) % 5
+    torch.testing.assert_close(nll(z, y), torch.nn.functional.cross_entropy(z, y, reduction="none"))
+    torch.testing.assert_close(nll(z, q), torch.nn.functional.cross_entropy(z, q, reduction="none"))
+
+
+def test_the_nll_takes_classes_on_any_axis() -> None:
+    z, y = normal(4, 5, 6), torch.arange(24).reshape(4, 6) % 5
+    torch.testing.assert_close(nll(z, y, dim=1), torch.nn.functional.cross_entropy(z, y, reduction="none"))
+
+
+def test_no_probability_of_an_absent_class_costs_nothing_and_some_costs_infinitely_much() -> None:
+    z = torch.tensor([[0.0, -torch.inf]])
+    assert nll(z, torch.tensor([[1.0, 0.0]])).item() == 0.0
+    assert nll(z, torch.tensor([[0.9, 0.1]])).item() == math.inf
+    assert nll(z, torch.tensor([1])).item() == math.inf
+
+
+def test_a_certain_and_right_prediction_has_a_score_of_positive_zero() -> None:
+    loss = nll(torch.tensor([[0.0, -torch.inf]]), torch.tensor([0]))
+    assert math.copysign(1, loss.item()) == 1.0
+
+
+def test_the_brier_score_of_an_index_is_that_of_its_one_hot() -> None:
+    z, y = normal(8, 5), torch.arange(8) % 5
+    one_hot = torch.nn.functional.one_hot(y, 5)
+    torch.testing.assert_close(brier_score(z, y), brier_score(z, one_hot.float()), rtol=1e-5, atol=1e-6)
+
+
+def test_the_brier_score_reaches_both_ends_of_its_range() -> None:
+    z = torch.tensor([[200.0, 0.0]])
+    assert brier_score(z, torch.tensor([0])).item() == 0.0
+    assert brier_score(z, torch.tensor([1])).item() == 2.0
+
+
+def test_the_rank_counts_classes_that_score_strictly_higher() -> None:
+    z = torch.tensor([[3.0, 3.0, 5.0, -torch.inf]])
+    assert [target_rank(z, torch.tensor([k])).item() for k in range(4)] == [1, 1, 0, 3]
+
+
+def test_a_temperature_divides_one_for_all_or_one_each() -> None:
+    z = normal(3, 4)
+    assert torch.equal(scale_by_temperature(z, 2.0), z / 2)
+    assert torch.equal(scale_by_temperature(z, torch.tensor(2.0)), z / 2)
+    each = torch.tensor([1.0, 2.0, 4.0])
+    assert torch.equal(scale_by_temperature(z, each), z / each[:, None])
+    along = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    assert torch.equal(scale_by_temperature(z, along, dim=0), z / along)
+
+
+def test_half_precision_is_lifted_before_it_is_divided() -> None:
+    assert scale_by_temperature(torch.ones(2, dtype=torch.float16), 3.0).dtype == torch.float32
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature must be > 0"):
+        scale_by_temperature(torch.zeros(2), temperature)
+
+
+@pytest.mark.parametrize("score", [nll, brier_score])
+@pytest.mark.parametrize("targets", [torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.zeros(3, 4)])
+def test_targets_of_another_shape_are_refused(score, targets: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"targets must be integer of shape \(3,\) or probabilities of shape \(3, 5\)"):
+        score(torch.zeros(3, 5), targets)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_the_numbers_of_the_same_values_in_float32(dtype: torch.dtype) -> None:
+    z, y = normal(8, 5).to(dtype), torch.arange(8) % 5
+    for score in (nll, brier_score, target_rank):
+        assert torch.equal(score(z, y), score(z.float(), y))
+    for quantity in (logit_margin, logit_norm):
+        assert torch.equal(quantity(z), quantity(z.float()))

@@ -34,9 +34,9 @@ __all__ = ["LightningCallback", "log_headline"]
 def log_headline(module: Any, values: dict[str, float], *, batch_size: int) -> None:
     """Put epoch values where EarlyStopping and ModelCheckpoint look, and nowhere else: the sinks have them already.
 
-    The values are equal on every rank, since the states behind them were reduced, so nothing is synchronised.
+    The values are equal on every rank, since the states behind them were reduced, so nothing is synchronised. A tag
+    carries its data loader already, and Lightning refuses such a name unless it is told not to add one.
     """
+    how = {"on_step": False, "on_epoch": True, "logger": False, "sync_dist": False, "add_dataloader_idx": False}
     for tag, value in values.items():
-        module.log(
-            tag, value, on_step=False, on_epoch=True, logger=False, sync_dist=False, batch_size=max(1, batch_size)
-        )
+        module.log(tag, value, **how, batch_size=max(1, batch_size))

@@ -300,7 +300,11 @@ class Session:
         if self._sinks is None:
             self._sinks = []
             if self.trainer.is_global_zero:
-                self._sinks = open_sinks(self.trainer.loggers, log_folder(self.trainer.loggers))
+                loggers = self.trainer.loggers
+                for logger_ in loggers:  # some name their folder only when their experiment exists
+                    with self.faults.isolated(f"logger {type(logger_).__name__}"):
+                        _ = logger_.experiment
+                self._sinks = open_sinks(loggers, log_folder(loggers))
         return self._sinks
 
     def _write(self, readings: list[Reading]) -> None:

@@ -118,13 +118,15 @@ def _read(name: str, kind: str, given: Mapping[str, Any], result: Any) -> Call |
     smoothing = given.get("label_smoothing", 0.0)
     ignore_index = given.get("ignore_index", -100)
 
+    # Rows come lifted; what else may be in half precision, weights and soft targets, is lifted to them.
     def recompute_rows(rows: Tensor, rows_targets: Tensor) -> Tensor:
-        return F.cross_entropy(
-            rows, rows_targets, weight, ignore_index=ignore_index, reduction="none", label_smoothing=smoothing
-        )
+        w = None if weight is None else weight.to(rows.dtype)
+        y = rows_targets.to(rows.dtype) if rows_targets.is_floating_point() else rows_targets
+        return F.cross_entropy(rows, y, w, ignore_index=ignore_index, reduction="none", label_smoothing=smoothing)
 
     def recompute_log(rows: Tensor, rows_targets: Tensor) -> Tensor:
-        return F.nll_loss(rows, rows_targets, weight, ignore_index=ignore_index, reduction="none")
+        w = None if weight is None else weight.to(rows.dtype)
+        return F.nll_loss(rows, rows_targets, w, ignore_index=ignore_index, reduction="none")
 
     again = recompute_log if kind == "nll_loss" else recompute_rows
     return Call(name, logits, targets, _class_dim(logits), ignore_index, False, None, again, weight, reduction, result)

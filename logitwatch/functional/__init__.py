@@ -1,8 +1,10 @@
 """Pure functions of logits: per example in, per example out, classes on ``dim``; torch and nothing else."""
 
+from logitwatch.functional.ensembles import average_logits, mixture_of_probabilities, mutual_information
 from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
 from logitwatch.functional.scores import (
     brier_score,
+    log_odds,
     logit_margin,
     logit_norm,
     nll,
@@ -13,14 +15,18 @@ from logitwatch.functional.uncertainty import confidence, effective_classes, ene
 
 __all__ = [
     "RowStatistics",
+    "average_logits",
     "binary_row_statistics",
     "brier_score",
     "confidence",
     "effective_classes",
     "energy",
+    "log_odds",
     "log_partition",
     "logit_margin",
     "logit_norm",
+    "mixture_of_probabilities",
+    "mutual_information",
     "nll",
     "row_statistics",
     "scale_by_temperature",

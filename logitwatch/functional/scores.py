@@ -5,7 +5,7 @@ from torch import Tensor
 
 from logitwatch.functional.numerics import centred_exp, upcast
 
-__all__ = ["brier_score", "logit_margin", "logit_norm", "nll", "scale_by_temperature", "target_rank"]
+__all__ = ["brier_score", "log_odds", "logit_margin", "logit_norm", "nll", "scale_by_temperature", "target_rank"]
 
 
 def logit_margin(logits: Tensor, *, dim: int = -1) -> Tensor:
@@ -108,6 +108,28 @@ def brier_score(logits: Tensor, targets: Tensor, *, dim: int = -1) -> Tensor:
         p_target = p.gather(dim, targets.unsqueeze(dim)).squeeze(dim)
         return p.square().sum(dim) - 2 * p_target + 1
     return (p - targets).square().sum(dim)
+
+
+def log_odds(logits: Tensor, *, dim: int = -1) -> Tensor:
+    r"""Log-odds of the predicted class against all others, in nats: confidence on a scale that never saturates.
+
+    .. math:: \log \frac{p}{1 - p} = \max_k z_k - \log \sum_{j \ne k} e^{z_j}
+
+    Args:
+        logits: Unnormalised log-probabilities, any shape with classes on ``dim``.
+        dim: The class axis, which the result drops.
+
+    Returns:
+        Log-odds ``>= -log(num_classes - 1)``, float32 or wider; ``inf`` where only one class is present.
+
+    Examples:
+        >>> log_odds(torch.tensor([[0.0, 0.0], [200.0, 0.0]]))
+        tensor([  0., 200.])
+    """
+    z = upcast(logits)
+    top, index = z.max(dim, keepdim=True)
+    others = torch.logsumexp(z.scatter(dim, index, -torch.inf), dim)
+    return top.squeeze(dim) - others
 
 
 def target_rank(logits: Tensor, targets: Tensor, *, dim: int = -1) -> Tensor:

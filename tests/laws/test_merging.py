@@ -9,17 +9,14 @@ from torch import Tensor
 
 from logitwatch.states.protocol import Packed, pack, unpack
 
-_for_each = pytest.mark.parametrize("kind", STATE_KINDS.values(), ids=STATE_KINDS.keys())
-# Each law runs once for each state: a share of the examples for each is enough, and keeps the suite quick.
-_share = settings(max_examples=settings.default.max_examples * 2 // 5) if settings.default else settings()
+every_state = pytest.mark.parametrize("kind", STATE_KINDS.values(), ids=STATE_KINDS.keys())
+# A law runs once for each state: a share of the examples for each is enough, and keeps the suite quick.
+share = settings(max_examples=settings().max_examples * 2 // 5)
 Batch = tuple[Tensor, Tensor]
 
 
-def every_state(law):
-    return _for_each(_share(law) if hasattr(law, "hypothesis") else law)
-
-
 @every_state
+@share
 @given(batch=batches())
 def test_merging_with_empty_changes_nothing(kind: StateKind, batch: Batch) -> None:
     seen = kind.of(*batch)
@@ -28,6 +25,7 @@ def test_merging_with_empty_changes_nothing(kind: StateKind, batch: Batch) -> No
 
 
 @every_state
+@share
 @given(a=batches(), b=batches())
 def test_merging_does_not_depend_on_the_order(kind: StateKind, a: Batch, b: Batch) -> None:
     # Addition and maximum of two numbers commute exactly, in floating point too.
@@ -35,6 +33,7 @@ def test_merging_does_not_depend_on_the_order(kind: StateKind, a: Batch, b: Batc
 
 
 @every_state
+@share
 @given(a=batches(), b=batches(), c=batches())
 def test_merging_does_not_depend_on_the_grouping(kind: StateKind, a: Batch, b: Batch, c: Batch) -> None:
     x, y, z = kind.of(*a), kind.of(*b), kind.of(*c)
@@ -42,6 +41,7 @@ def test_merging_does_not_depend_on_the_grouping(kind: StateKind, a: Batch, b: B
 
 
 @every_state
+@share
 @given(batch=batches(), cuts=st.lists(st.integers(0, 6), max_size=3))
 def test_any_split_equals_the_whole(kind: StateKind, batch: Batch, cuts: list[int]) -> None:
     z, y = batch
@@ -52,6 +52,7 @@ def test_any_split_equals_the_whole(kind: StateKind, batch: Batch, cuts: list[in
 
 
 @every_state
+@share
 @given(batch=batches(), seed=st.integers(0, 2**16))
 def test_the_order_of_rows_is_of_no_account(kind: StateKind, batch: Batch, seed: int) -> None:
     z, y = batch
@@ -60,6 +61,7 @@ def test_the_order_of_rows_is_of_no_account(kind: StateKind, batch: Batch, seed:
 
 
 @every_state
+@share
 @given(a=batches(), b=batches())
 def test_packed_states_merge_as_the_states_do(kind: StateKind, a: Batch, b: Batch) -> None:
     one, two = pack(kind.of(*a)), pack(kind.of(*b))
@@ -69,6 +71,7 @@ def test_packed_states_merge_as_the_states_do(kind: StateKind, a: Batch, b: Batc
 
 @every_state
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@share
 @given(batch=batches())
 def test_half_precision_gives_the_numbers_of_the_same_values_in_float32(
     kind: StateKind, dtype: torch.dtype, batch: Batch

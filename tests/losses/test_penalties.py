@@ -34,7 +34,7 @@ def test_a_weight_that_is_no_weight_is_refused(penalty: type[ZLoss], weight: flo
         penalty(weight)
 
 
-@pytest.mark.parametrize(("penalty", "function"), zip(PENALTIES, FUNCTIONS, strict=True))
+@pytest.mark.parametrize(("penalty", "function"), list(zip(PENALTIES, FUNCTIONS, strict=True)))
 def test_the_class_axis_is_where_torch_has_it(penalty: type[ZLoss], function: object) -> None:
     z = randn(2, 5, 3, 4)
     expected = 0.5 * z_like(function, z.movedim(1, -1)).mean()

@@ -20,7 +20,7 @@ HISTOGRAM_BINS = 64
 
 
 class CriterionCallback(Callback, ABC):
-    """Sees the logits and targets of every step through a forward hook on the criterion, the cheapest place there is."""
+    """Sees the logits and targets of every step through a hook on the criterion, the cheapest place there is."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.trainer = trainer

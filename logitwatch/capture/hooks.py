@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import types
 from collections.abc import Callable
 from typing import Any
@@ -44,11 +46,13 @@ class StepWrapper:
         self.module, self.name = module, name
         self.around = around
         self._replaced = module.__dict__.get(name)  # an attribute of the instance, where somebody else wrapped before
-        self.__wrapped__ = getattr(module, name)  # Lightning looks through this at the signature of the step
+        self._step = getattr(module, name)
+        # Lightning takes one wrapper off to see the signature and the code of the step, so all are taken off for it.
+        self.__wrapped__ = inspect.unwrap(self._step)
         setattr(module, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.around(self.__wrapped__, args, kwargs)
+        return self.around(self._step, args, kwargs)
 
     def remove(self) -> None:
         """Put the step back, unless somebody wrapped it again in the meantime; then only stop watching."""
@@ -61,14 +65,20 @@ class StepWrapper:
             setattr(self.module, self.name, self._replaced)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self._replaced is not None:
+            return copy.deepcopy(self._replaced, memo)
         return _own_step(memo.get(id(self.module), self.module), self.name)
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[nn.Module, str]]:
-        return _own_step, (self.module, self.name)
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (_own_step, (self.module, self.name)) if self._replaced is None else (_same, (self._replaced,))
 
 
 def _plain(step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return step(*args, **kwargs)
+
+
+def _same(step: Any) -> Any:
+    return step
 
 
 def _own_step(module: nn.Module, name: str) -> Any:

@@ -43,6 +43,10 @@ class Look:
         if call is not None and torch._C._current_graph_task_id() == -1:  # type: ignore[attr-defined, unused-ignore]
             self._calls[level].append(call)
 
+    def seen(self, level: Level) -> list[Call]:
+        """Calls noted at a level so far."""
+        return self._calls[level]
+
     @property
     def level(self) -> Level | None:
         """The best level at which anything was seen."""
@@ -88,9 +92,11 @@ class CriterionMode(TorchFunctionMode):
 
     def finish(self) -> None:
         """Hand over what compiled code left in the slot."""
-        if self.slot is not None:
-            self._look.add(Level.FUNCTION, read_function(*self.slot))
-            self.slot = None
+        call = None if self.slot is None else read_function(*self.slot)
+        self.slot = None
+        # A graph that is run as Python (backend "eager") was also seen while it ran.
+        if call is not None and not any(seen.logits is call.logits for seen in self._look.seen(Level.FUNCTION)):
+            self._look.add(Level.FUNCTION, call)
 
 
 def _class_dim(logits: Tensor, targets: Tensor | None) -> int:

@@ -3,6 +3,7 @@
 from logitwatch.states.calibration_sketch import CalibrationSketch, ReliabilityCurve
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import Buckets, LogitHistogram
+from logitwatch.states.logit_summary import LogitSummary
 from logitwatch.states.moments import Moments
 from logitwatch.states.protocol import Packed, State, pack, to_device, unpack
 
@@ -11,6 +12,7 @@ __all__ = [
     "CalibrationSketch",
     "Extrema",
     "LogitHistogram",
+    "LogitSummary",
     "Moments",
     "Packed",
     "ReliabilityCurve",

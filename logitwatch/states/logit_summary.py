@@ -78,6 +78,7 @@ class LogitSummary:
             logits: The logits they are of, any shape, for the histograms, which stay empty where None.
             valid: Rows that count, ``[rows]`` bool; all where None.
         """
+        rows = RowStatistics(*(values.detach() for values in rows))
         valid = torch.ones_like(rows.correct) if valid is None else valid
         finite = rows.finite
         counted = finite & valid

@@ -242,7 +242,7 @@ def test_a_compiled_loss_is_one_graph_and_the_same() -> None:
     for options in ({}, {"label_smoothing": 0.1}, {"weight": [1.0, 2.0, 0.5, 1.0, 1.0], "reduction": "sum"}):
         torch.compiler.reset()
         logits, targets = batch((6, 5))
-        loss = CrossEntropyLoss(**options)  # type: ignore[arg-type]
+        loss = CrossEntropyLoss(**options)
         compiled = torch.compile(loss, fullgraph=True, backend="eager")
         torch.testing.assert_close(
             value_and_gradient(compiled, logits, targets), value_and_gradient(loss, logits, targets)

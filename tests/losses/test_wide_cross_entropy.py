@@ -14,7 +14,7 @@ ABSENT = float("-inf")
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows of seven classes a chunk."""
-    monkeypatch.setattr(module, "CPU_CHUNK", 14)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 14)
 
 
 def batch(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ def test_chunking_changes_no_number(seed: int, chunk: int, smoothing: float) -> 
     logits, targets = batch(6, 5, seed=seed)
     whole = wide_cross_entropy(logits, targets, label_smoothing=smoothing)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CPU_CHUNK", chunk)
+        patch.setattr(module, "CHUNK_ELEMENTS", chunk)
         parts = wide_cross_entropy(logits, targets, label_smoothing=smoothing)
     torch.testing.assert_close(whole, parts, equal_nan=True)
 
@@ -130,7 +130,7 @@ def test_a_second_derivative_is_an_error_that_says_what_to_do() -> None:
 
 
 def test_without_a_gradient_nothing_the_size_of_the_logits_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CPU_CHUNK", 4_000)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 4_000)
     logits, targets = batch(64, 1_000)
     with torch.profiler.profile(profile_memory=True) as profile:
         wide_cross_entropy(logits, targets)
@@ -140,7 +140,7 @@ def test_without_a_gradient_nothing_the_size_of_the_logits_is_allocated(monkeypa
 
 
 def test_with_a_gradient_one_buffer_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CPU_CHUNK", 4_000)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 4_000)
     logits, targets = batch(64, 1_000)
     logits.requires_grad_()
     with torch.profiler.profile(profile_memory=True) as profile:

@@ -1,0 +1,48 @@
+"""The benchmarks run and print what they promise. How fast anything is says a quiet machine, not a test."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def printed_table(script: str, *arguments: str) -> list[dict[str, str]]:
+    """The table a benchmark printed, by column."""
+    output = subprocess.run(
+        [sys.executable, f"benchmarks/{script}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    lines = [line.strip("| ").split("|") for line in output.splitlines() if line.startswith("|")]
+    columns, _, *rows = [[cell.strip() for cell in line] for line in lines]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+@pytest.mark.slow
+def test_step_time_compares_every_arm_with_none(tmp_path: Path) -> None:
+    file = tmp_path / "step_time.json"
+    table = printed_table(
+        "step_time.py", *("--tasks", "digits", "--rounds", "2", "--steps", "12", "--skip", "4", "--json", str(file))
+    )
+    arms = ["none", "control", "suite", "naive", "torchmetrics", "add_histogram"]
+    assert [(row["span"], row["arm"]) for row in table] == [(span, arm) for span in ("whole", "steady") for arm in arms]
+    assert all(float(row["cpu ms"]) > 0 and float(row["wall ms"]) > 0 for row in table)
+    assert {row["cpu ×"] for row in table if row["arm"] == "none"} == {"1.000"}
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert [row["arm"] for row in written["table"]] == arms * 2
+    assert {arm: len(rounds) for arm, rounds in written["seconds"]["digits"].items()} == dict.fromkeys(arms, 2)
+
+
+def test_wide_loss_compares_our_loss_with_that_of_torch() -> None:
+    table = printed_table("wide_loss.py", "--shapes", "4x20000", "8x5", "--rounds", "2")
+    arms = ["torch", "control", "ours", "ours, lending"]
+    assert [(row["shape"], row["arm"]) for row in table] == [(s, arm) for s in ("4x20000", "8x5") for arm in arms]
+    assert all(float(row["cpu ×"]) > 0 for row in table)

@@ -1,0 +1,229 @@
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from logitwatch.capture.explicit import observe
+from logitwatch.capture.look import Level, Look
+from logitwatch.capture.tap import SILENT_LOOKS, Tap
+
+X, Y = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1])
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(5, 3)
+        self.criterion = nn.CrossEntropyLoss()
+        self.way = lambda z: self.criterion(z, Y)
+
+    def training_step(self, x):
+        return self.way(self.net(x))
+
+    def validation_step(self, x, batch_idx=0, dataloader_idx=0):
+        return self.way(self.net(x))
+
+
+class Ears:
+    """A listener that wants every step, or none."""
+
+    def __init__(self, wants=True):
+        self.looks, self.asked, self._wants = [], [], wants
+
+    def wants(self, stage, args, kwargs):
+        self.asked.append(stage)
+        return Look(stage) if self._wants else None
+
+    def receive(self, look):
+        self.looks.append(look)
+
+
+def traces(module):
+    return sum(len(m._forward_hooks) for m in module.modules()), [n for n in vars(module) if n.endswith("_step")]
+
+
+def test_a_module_has_one_tap():
+    module = Model()
+    assert Tap.of(module) is Tap.of(module)
+    assert Tap.of(module) is not Tap.of(Model())
+
+
+def test_a_tap_does_not_keep_its_module_alive():
+    module = Model()
+    Tap.of(module).attach(ears := Ears())
+    Tap.of(module).detach()
+    alive = weakref.ref(module)
+    del module, ears
+    gc.collect()
+    assert alive() is None
+
+
+def test_attaching_twice_hooks_once():
+    module, ears = Model(), Ears()
+    Tap.of(module).attach(ears)
+    once = traces(module)
+    Tap.of(module).attach(ears)
+    assert traces(module) == once == (1, ["training_step", "validation_step"])
+    module.training_step(X)
+    assert len(ears.looks) == 1
+    assert [call.source for call in ears.looks[0].calls()] == ["criterion"]
+
+
+def test_detaching_leaves_no_trace_and_may_be_repeated():
+    module, ears = Model(), Ears()
+    tap = Tap.of(module)
+    tap.attach(ears, requested={"net"})
+    for _ in range(2):
+        tap.detach()
+    assert traces(module) == (0, [])
+    assert (tap.attached, tap.listener, tap.criteria) == (False, None, [])
+    module.training_step(X)
+    assert ears.asked == []
+
+
+def test_it_may_be_attached_again():
+    module, ears = Model(), Ears()
+    tap = Tap.of(module)
+    tap.attach(Ears())
+    tap.detach()
+    tap.attach(ears)
+    module.training_step(X)
+    assert len(ears.looks) == 1
+
+
+def test_a_step_that_is_not_wanted_is_run_and_not_received():
+    module, ears = Model(), Ears(wants=False)
+    Tap.of(module).attach(ears)
+    assert torch.equal(module.training_step(X), F.cross_entropy(module.net(X), Y))
+    assert (ears.asked, ears.looks) == (["train"], [])
+
+
+def test_the_stage_is_that_of_the_step():
+    module, ears = Model(), Ears()
+    Tap.of(module).attach(ears)
+    module.training_step(X)
+    module.validation_step(X, 0, dataloader_idx=1)
+    assert ears.asked == ["train", "val"]
+    assert [look.stage for look in ears.looks] == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("way", "level", "source"),
+    [
+        (lambda m, z: (observe(z, Y), m.criterion(z, Y))[1], Level.EXPLICIT, "observe"),
+        (lambda m, z: m.criterion(z, Y) + F.cross_entropy(z, Y), Level.CRITERION, "criterion"),
+        (lambda m, z: F.cross_entropy(z, Y), Level.FUNCTION, "cross_entropy"),
+        (lambda m, z: {"loss": z.sum(), "logits": z, "targets": Y}, Level.OUTPUTS, "outputs"),
+        (lambda m, z: z.sum(), Level.MODULE, "net"),
+    ],
+    ids=["explicit", "criterion", "function", "outputs", "module"],
+)
+def test_the_best_source_that_spoke_is_the_primary_one(way, level, source):
+    module, ears = Model(), Ears()
+    module.way = lambda z: way(module, z)
+    tap = Tap.of(module)
+    tap.attach(ears, requested={"net"})
+    module.training_step(X)
+    (look,) = ears.looks
+    assert look.level is level
+    seen = tap.observations(look)
+    assert seen[0][1].source == source
+    assert [observation.source for _, observation in seen][-1] == "net"
+    assert torch.equal(seen[0][1].logits, module.net(X))
+
+
+def test_once_a_criterion_spoke_functions_are_listened_to_no_more():
+    module, ears = Model(), Ears()
+    tap = Tap.of(module)
+    tap.attach(ears)
+    module.training_step(X)
+    tap.silent_source(ears.looks[-1])
+    module.way = lambda z: F.cross_entropy(z, Y)
+    module.training_step(X)
+    assert ears.looks[-1].level is None
+    module.validation_step(X)
+    assert ears.looks[-1].level is Level.FUNCTION
+
+
+def test_a_source_that_falls_silent_is_named_once_and_then_anything_is_listened_to():
+    module, ears = Model(), Ears()
+    tap = Tap.of(module)
+    tap.attach(ears)
+    module.training_step(X)
+    assert tap.silent_source(ears.looks[-1]) is None
+    module.way = lambda z: F.cross_entropy(z, Y)
+    silent = []
+    for _ in range(SILENT_LOOKS + 1):
+        module.training_step(X)
+        silent.append(tap.silent_source(ears.looks[-1]))
+    assert silent == [None] * (SILENT_LOOKS - 1) + [Level.CRITERION, None]
+    assert ears.looks[-1].level is Level.FUNCTION
+
+
+def test_nothing_ever_heard_is_not_a_silence():
+    tap = Tap.of(Model())
+    assert [tap.silent_source(Look("train")) for _ in range(SILENT_LOOKS + 1)] == [None] * (SILENT_LOOKS + 1)
+
+
+def test_a_step_that_raises_leaves_nothing_open():
+    module, ears = Model(), Ears()
+    Tap.of(module).attach(ears)
+
+    def fails(z):
+        raise RuntimeError("the user's")
+
+    module.way = fails
+    with pytest.raises(RuntimeError, match="the user's"):
+        module.training_step(X)
+    assert ears.looks == []
+    assert torch.overrides._get_current_function_mode_stack() == []
+    observe(torch.zeros(1, 2))
+    assert Tap.of(module)._look is None
+
+
+def test_a_loss_that_lends_is_asked_only_while_it_is_looked_at():
+    class Lends(nn.Module):
+        lent, ignore_index, asked = None, -100, ()
+
+        def forward(self, logits, targets):
+            self.asked = (*self.asked, self.lent is not None)
+            if self.lent is not None:
+                self.lent["terms"] = {"call": torch.tensor(float(len(self.asked)))}
+                self.lent["rows"] = {"entropy": torch.full((4,), 7.0)}
+            return F.cross_entropy(logits, targets)
+
+    module, ears = Model(), Ears()
+    module.criterion = Lends()
+    module.way = lambda z: module.criterion(z, Y) + module.criterion(z, Y)
+    tap = Tap.of(module)
+    tap.attach(ears)
+    module.training_step(X)
+    seen = tap.observations(ears.looks[0])
+    # What is lent belongs to its own call, and no later call writes over it.
+    assert [call.lent["terms"]["call"].item() for call, _ in seen] == [1.0, 2.0]
+    assert [observation.entropy.tolist() for _, observation in seen] == [[7.0] * 4] * 2
+    assert module.criterion.lent is None
+    ears._wants = False
+    module.training_step(X)
+    assert module.criterion.asked == (True, True, False, False)
+
+
+def test_a_copy_of_an_attached_module_reports_nothing():
+    module, ears = Model(), Ears()
+    Tap.of(module).attach(ears)
+    clone = copy.deepcopy(module)
+    clone.training_step(X)
+    assert ears.asked == []
+
+
+def test_private_generators_are_kept_and_the_runs_numbers_left_alone():
+    tap = Tap.of(Model())
+    before = torch.get_rng_state()
+    cpu = torch.device("cpu")
+    assert tap.generator(cpu) is tap.generator(cpu)
+    torch.rand(3, generator=tap.generator(cpu))
+    assert torch.equal(torch.get_rng_state(), before)

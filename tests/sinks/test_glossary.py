@@ -1,0 +1,34 @@
+import pytest
+import torch
+
+from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
+from logitwatch.callbacks.logit_monitor import LogitMonitor
+from logitwatch.callbacks.tags import Tags
+from logitwatch.capture.observation import Observation
+from logitwatch.sinks.glossary import QUANTITIES, describe
+from logitwatch.sinks.readings import Scalars
+
+SEEN = Observation.of(torch.eye(4), torch.arange(4))
+
+
+def tags_of(monitor) -> set[str]:
+    state = monitor.summary(SEEN, SEEN, {"z_loss": torch.tensor(1.0)}, histograms=True)
+    readings = monitor.readings(state, Tags("val"), 0)
+    return {tag for r in readings for tag in (r.values if isinstance(r, Scalars) else [r.tag])}
+
+
+@pytest.mark.parametrize("monitor", [LogitMonitor(), CalibrationMonitor()], ids=lambda monitor: type(monitor).__name__)
+def test_everything_a_monitor_logs_has_a_unit_and_a_meaning(monitor):
+    assert {tag for tag in tags_of(monitor) if not describe(tag).meaning} == set()
+
+
+def test_everything_explained_is_logged_by_somebody():
+    logged = {
+        f"{t.split('/')[0]}/{t.split('/')[-1]}" for m in (LogitMonitor(), CalibrationMonitor()) for t in tags_of(m)
+    }
+    itself = {name for name in QUANTITIES if name.startswith("logitwatch/")}
+    assert set(QUANTITIES) - itself - logged == {"losses/term"}
+
+
+def test_the_loader_in_a_tag_does_not_hide_its_meaning():
+    assert describe("calibration/val/ece/dataloader_idx_1") == QUANTITIES["calibration/ece"]

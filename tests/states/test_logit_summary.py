@@ -1,0 +1,125 @@
+import math
+
+import pytest
+import torch
+
+from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
+from logitwatch.functional.scores import logit_margin, logit_norm, nll
+from logitwatch.functional.uncertainty import confidence, log_partition, softmax_entropy
+from logitwatch.states.logit_summary import MOST_TERMS, LogitSummary
+
+
+def batch(rows: int = 40, classes: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(rows, classes, generator=generator) + 1
+    return logits, torch.randint(classes, (rows,), generator=generator)
+
+
+def test_every_mean_is_that_of_the_quantity_in_float64():
+    logits, targets = batch()
+    means = LogitSummary.of(row_statistics(logits, targets), logits).means()
+    z = logits.double()
+    expected = {
+        "norm": logit_norm(z).mean(),
+        "log_partition": log_partition(z).mean(),
+        "entropy": softmax_entropy(z).mean(),
+        "confidence": confidence(z).mean(),
+        "margin": logit_margin(z).mean(),
+        "nll": nll(z, targets).mean(),
+        "accuracy": (z.argmax(-1) == targets).double().mean(),
+    }
+    # float32 rows, each good to a few units in the seventh digit
+    assert means == pytest.approx({name: value.item() for name, value in expected.items()}, rel=2e-6)
+
+
+def test_pooled_logits_have_the_mean_and_spread_of_all_elements_far_from_zero_too():
+    logits, _ = batch()
+    logits = logits + 1000
+    pooled = LogitSummary.of(row_statistics(logits), logits).logits
+    assert pooled.count.item() == logits.numel()
+    assert pooled.mean.item() == pytest.approx(logits.double().mean().item(), rel=1e-7)
+    assert pooled.std.item() == pytest.approx(logits.double().std(correction=0).item(), rel=1e-5)
+
+
+def test_every_row_is_in_exactly_one_count():
+    logits, targets = batch(8)
+    logits[0, 0], logits[1, 2], logits[2] = math.nan, math.inf, -math.inf
+    targets[3], targets[4] = -100, 99
+    valid = targets != -100
+    bad = valid & (targets >= 6)
+    rows = row_statistics(logits, targets)
+    summary = LogitSummary.of(rows, logits, valid & ~bad).with_every_row(rows.max_logit, rows.min_logit, valid, bad, {})
+    counts = (summary.seen, summary.nonfinite, summary.ignored, summary.bad_target, summary.counted)
+    assert [int(count) for count in counts] == [8, 3, 1, 1, 3]
+
+
+def test_extrema_are_of_finite_rows_and_of_present_classes():
+    logits = torch.tensor([[5.0, -7.0, -math.inf], [math.inf, -90.0, 0.0]])
+    summary = LogitSummary.of(row_statistics(logits), logits)
+    assert (summary.extrema.maximum.item(), summary.extrema.minimum.item()) == (5.0, -7.0)
+
+
+def test_extrema_and_counts_of_every_row_replace_those_of_the_sample():
+    logits, targets = batch()
+    rows = row_statistics(logits, targets)
+    sample = RowStatistics(*(values[:5] for values in rows))
+    everything = torch.ones(40, dtype=torch.bool)
+    summary = LogitSummary.of(sample, logits[:5]).with_every_row(
+        rows.max_logit, rows.min_logit, everything, ~everything, {"entropy": rows.entropy}
+    )
+    assert (int(summary.seen), int(summary.counted)) == (40, 5)
+    assert summary.extrema.maximum.item() == logits.max().item()
+    assert summary.means()["entropy"] == pytest.approx(rows.entropy.double().mean().item())
+    assert summary.means()["nll"] == pytest.approx(rows.nll[:5].double().mean().item())
+
+
+def test_ties_count_where_the_two_largest_are_equal():
+    logits = torch.tensor([[2.0, 2.0, 0.0], [2.0, 1.0, 0.0]])
+    assert int(LogitSummary.of(row_statistics(logits), logits).tied) == 1
+
+
+def test_without_logits_the_histograms_stay_empty_and_nothing_else_changes():
+    logits, targets = batch()
+    rows = row_statistics(logits, targets)
+    bare, full = LogitSummary.of(rows), LogitSummary.of(rows, logits)
+    assert int(bare.logit_histogram.count) == int(bare.entropy_histogram.count) == 0
+    assert int(full.logit_histogram.count) == logits.numel()
+    assert bare.means() == full.means()
+
+
+def test_rows_without_a_target_have_no_nll_and_no_accuracy():
+    logits, _ = batch()
+    means = LogitSummary.of(row_statistics(logits), logits).means()
+    assert math.isnan(means["nll"])
+    assert math.isnan(means["accuracy"])
+    assert means["entropy"] > 0
+
+
+def test_one_class_has_no_margin():
+    logits = torch.zeros(3, 1)
+    means = LogitSummary.of(row_statistics(logits, torch.zeros(3, dtype=torch.long)), logits).means()
+    assert math.isnan(means["margin"])
+    assert means["accuracy"] == 1
+
+
+def test_binary_rows_have_the_range_of_their_own_logit():
+    z = torch.tensor([3.0, -4.0])
+    summary = LogitSummary.of(binary_row_statistics(z, torch.tensor([1.0, 1.0])), z)
+    assert (summary.extrema.maximum.item(), summary.extrema.minimum.item()) == (3.0, -4.0)
+    assert summary.means()["norm"] == 3.5
+    assert summary.means()["accuracy"] == 0.5
+
+
+def test_terms_keep_their_places_and_an_absent_one_has_no_mean():
+    summary = LogitSummary.empty().with_terms([torch.tensor(2.0), None])
+    again = summary.merge(LogitSummary.empty().with_terms([torch.tensor(4.0), torch.tensor(1.0)]))
+    assert again.terms.mean.tolist()[:2] == [3.0, 1.0]
+    assert len(again.terms.mean) == MOST_TERMS
+    assert math.isnan(again.terms.mean[2].item())
+
+
+def test_no_rows_give_the_empty_state():
+    logits = torch.empty(0, 4)
+    summary = LogitSummary.of(row_statistics(logits, torch.empty(0, dtype=torch.long)), logits)
+    assert int(summary.seen) == int(summary.counted) == 0
+    assert summary.extrema.maximum.item() == -math.inf

@@ -175,9 +175,14 @@ class Tap:
             self._look = None
 
     def _needs_mode(self, stage: str) -> bool:
-        """Whether torch's functions must be listened to: no better source has spoken in this stage."""
+        """Whether torch's functions must be listened to: no better source has spoken in this stage.
+
+        A compiled network is compiled once more under a mode, so criteria that have a hook are given a look to speak.
+        """
+        if self._requested:
+            return True
         best = self._best.get(stage)
-        return best is None or best >= Level.FUNCTION or bool(self._requested)
+        return best >= Level.FUNCTION if best is not None else not self.criteria or self._silent.get(stage, 0) > 0
 
     def _hook(self, module: nn.Module, report: Callable[[nn.Module, Any, Any, Any], None]) -> None:
         handle = module.register_forward_hook(ForwardHook(report), with_kwargs=True)

@@ -51,7 +51,7 @@ class Monitor(LightningCallback):
         self.source, self.on_fault = source, on_fault
         self.state_key = f"logitwatch.{type(self).__name__}{json.dumps({'source': source}, sort_keys=True)}"
         self._session: Session | None = None
-        self._saved: dict[str, Any] | None = None
+        self.saved: dict[str, Any] = {}  # what a checkpoint brought, until the first step reads it
 
     @abstractmethod
     def empty(self, device: torch.device) -> State:
@@ -125,7 +125,7 @@ class Monitor(LightningCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on as saved; read when the first step begins."""
-        self._saved = state_dict
+        self.saved = state_dict
 
     def _tell(self, event: str, *args: Any) -> None:
         if self._session is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from logitwatch.capture.criteria import FUNCTIONS, Call, read_function
+from logitwatch.capture.criteria import FUNCTIONS, Call, Lender, read_function, read_module
 
 __all__ = ["CriterionMode", "Level", "Look"]
 
@@ -82,12 +82,27 @@ class CriterionMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "__call__" and isinstance(args[0], Lender):
+            return self._borrow(func, args, kwargs)
         result = func(*args, **kwargs)
         if func in FUNCTIONS:
             if torch.compiler.is_compiling():
                 self.slot = (func, args, kwargs, result)
             else:
                 self._look.add(Level.FUNCTION, read_function(func, args, kwargs, result))
+        return result
+
+    def _borrow(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run a loss of ours and note what it lends; one that is a submodule has a hook and was asked already."""
+        loss = args[0]
+        if loss.lent is not None:
+            return func(*args, **kwargs)
+        loss.lent = {}
+        try:
+            result = func(*args, **kwargs)
+            self._look.add(Level.LOSS, read_module(type(loss).__name__, loss, args[1:], kwargs, result))
+        finally:
+            loss.lent = None
         return result
 
     def finish(self) -> None:

@@ -84,10 +84,12 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must be [rows, classes] with at least one class, got {tuple(logits.shape)}")
     step = max(1, CHUNK_ELEMENTS // logits.shape[1])
-    chunks = [
-        _chunk_statistics(upcast(logits[i : i + step]), None if targets is None else targets[i : i + step])
-        for i in range(0, max(1, len(logits)), step)
-    ]
+    # Under the caller's autocast the inner products would run in half precision.
+    with torch.autocast(logits.device.type, enabled=False):
+        chunks = [
+            _chunk_statistics(upcast(logits[i : i + step]), None if targets is None else targets[i : i + step])
+            for i in range(0, max(1, len(logits)), step)
+        ]
     return chunks[0] if len(chunks) == 1 else RowStatistics(*map(torch.cat, zip(*chunks, strict=True)))
 
 

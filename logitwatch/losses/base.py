@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 __all__ = ["LogitLoss", "LossSum", "evaluate"]
 
@@ -45,6 +46,18 @@ class LogitLoss(nn.Module, ABC):
             targets: Class indices, shaped as ``logits`` without the class axis; or probabilities, shaped as
                 ``logits``; or None for a penalty, which needs no target.
         """
+
+    def __call__(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Run `forward`, telling a `torch.overrides.TorchFunctionMode`, if one is active, as torch's functions do.
+
+        So a loss is seen by the monitors also where it is no submodule of the model.
+        """
+        # Asked of None, the test is of the mode alone: what type the logits are makes no difference here.
+        if has_torch_function_unary(None):
+            told: Tensor = handle_torch_function(LogitLoss.__call__, (), self, logits, targets)
+            return told
+        value: Tensor = super().__call__(logits, targets)
+        return value
 
     def lend(self, value: Tensor, rows: dict[str, Tensor] | None = None) -> None:
         """Leave the value and the rows of this forward where a monitor looks for them; nothing unless one asked."""

@@ -181,3 +181,11 @@ def test_a_binary_logit_that_is_not_finite_is_told(z: float) -> None:
     rows = binary_row_statistics(torch.tensor([z, 0.0]), torch.tensor([1.0, 1.0]))
     assert rows.finite.tolist() == [False, True]
     assert rows.confidence[0].isnan()
+
+
+def test_the_callers_autocast_does_not_reach_the_inner_products():
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = row_statistics(logits)
+    assert torch.equal(under.entropy, row_statistics(logits).entropy)
+    assert torch.equal(under.squares, row_statistics(logits).squares)

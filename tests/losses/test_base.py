@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from logitwatch.losses import (
     ConfidencePenalty,
@@ -163,3 +164,20 @@ def test_a_compiled_loss_has_one_graph_and_lends(loss: LogitLoss, name: str) -> 
 def test_a_loss_without_forward_is_abstract() -> None:
     with pytest.raises(TypeError, match="abstract"):
         LogitLoss()  # type: ignore[abstract]
+
+
+def test_a_function_mode_sees_the_outermost_loss_and_no_term_of_it():
+    seen = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is LogitLoss.__call__:
+                seen.append(type(args[0]).__name__)
+            return func(*args, **(kwargs or {}))
+
+    criterion = CrossEntropyLoss() + ZLoss()
+    logits, targets = torch.zeros(2, 3), torch.tensor([0, 1])
+    with Mode():
+        value = criterion(logits, targets)
+    assert seen == ["LossSum"]
+    assert value == criterion(logits, targets)

@@ -1,0 +1,93 @@
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from strategies import STATE_KINDS, assert_same_state, size_of_sums
+
+from logitwatch.callbacks.reduction import agreed, reduced, world_size
+
+CPU = torch.device("cpu")
+RANKS = 2
+
+
+def batch(seed, rows=40):
+    generator = torch.Generator().manual_seed(seed)
+    z = 3 * torch.randn(rows, 3, generator=generator)
+    y = torch.randint(3, (rows,), generator=generator)
+    z[0, 0], z[1, 1], z[2, 2], y[3], y[4] = torch.nan, torch.inf, -torch.inf, -100, 3
+    return z, y
+
+
+def states(*seeds):
+    """One of every state, of the batches of some ranks."""
+    z, y = (torch.cat(parts) for parts in zip(*map(batch, seeds), strict=True))
+    return [kind.of(z, y) for kind in STATE_KINDS.values()]
+
+
+def rank_main(rank, port, folder):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    try:
+        before = states(rank)
+        whole = reduced(before, CPU)
+        for state, again in zip(before, states(rank), strict=True):
+            assert_same_state(state, again, tolerance=0)
+        # The second rank saw nothing, as with an uneven last batch: it must still take part.
+        one_sided = reduced(states(0) if rank == 0 else [kind.empty() for kind in STATE_KINDS.values()], CPU)
+        result = {
+            "world": world_size(),
+            "whole": whole,
+            "one_sided": one_sided,
+            "agreed": agreed((20, 256) if rank == 0 else (50, 64), CPU),
+        }
+        torch.save(result, f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    mp.spawn(rank_main, (port, str(folder)), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+@pytest.mark.ranks
+def test_two_ranks_know_what_one_that_saw_everything_knows(results):
+    z = torch.cat([batch(rank)[0] for rank in range(RANKS)])
+    for result in results:
+        assert result["world"] == RANKS
+        for whole, union in zip(result["whole"], states(*range(RANKS)), strict=True):
+            assert_same_state(whole, union, scale=size_of_sums(z), tolerance=1e-12)
+
+
+@pytest.mark.ranks
+def test_both_ranks_hold_the_same_bits(results):
+    for one, other in zip(results[0]["whole"], results[1]["whole"], strict=True):
+        assert_same_state(one, other, tolerance=0)
+
+
+@pytest.mark.ranks
+def test_a_rank_that_saw_nothing_adds_nothing(results):
+    for result in results:
+        for whole, alone in zip(result["one_sided"], states(0), strict=True):
+            assert_same_state(whole, alone, tolerance=0)
+
+
+@pytest.mark.ranks
+def test_ranks_agree_on_the_rarest_look_and_the_fewest_rows(results):
+    assert [result["agreed"] for result in results] == [(50, 64)] * RANKS
+
+
+def test_alone_nothing_is_communicated_and_nothing_changes():
+    before = states(0)
+    for state, same in zip(before, reduced(before, CPU), strict=True):
+        assert state is same
+    assert reduced([], CPU) == []
+    assert world_size() == 1
+    assert agreed((7, 9), CPU) == (7, 9)

@@ -1,6 +1,5 @@
 """A loss the suite does not know, a margin loss of torch's: one line in the step hands over logits and labels."""
 
-import torch
 from _digits import Classifier, loaders
 from pytorch_lightning import Trainer, seed_everything
 from torch import Tensor, nn

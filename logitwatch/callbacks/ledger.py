@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 __all__ = ["Ledger"]
 
 
 class Ledger:
     """Time and rows of the training steps since the last report.
+
+    Args:
+        clock: What both the suite and the steps are timed with.
 
     Examples:
         >>> ledger = Ledger()
@@ -21,8 +25,9 @@ class Ledger:
         ['logitwatch/overhead']
     """
 
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._began = clock()
         self._paused: float | None = None
         self._own = 0.0
         self._steps = self._looks = self._rows = self._sampled = 0
@@ -43,12 +48,12 @@ class Ledger:
 
     def pause(self) -> None:
         """Validation begins, whose time is not that of training steps."""
-        self._paused = time.perf_counter()
+        self._paused = self._clock()
 
     def resume(self) -> None:
         """Validation is over."""
         if self._paused is not None:
-            self._began += time.perf_counter() - self._paused
+            self._began += self._clock() - self._paused
             self._paused = None
 
     def balance(self) -> dict[str, float]:
@@ -56,7 +61,7 @@ class Ledger:
 
         Rows of the steps not looked at are taken to be as many as of those that were.
         """
-        now = time.perf_counter()
+        now = self._clock()
         values = {"logitwatch/overhead": self._own / max(1e-9, now - self._began)}
         if self._rows:
             values["logitwatch/coverage"] = self._sampled / (self._rows / self._looks * max(self._steps, self._looks))

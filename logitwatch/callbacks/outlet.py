@@ -40,8 +40,8 @@ class Outlet:
 
     def write(self, readings: Sequence[Reading]) -> None:
         """Write one report to every sink."""
-        for sink in self.open() if readings else []:
-            place = f"sink {type(sink).__name__}"
+        for index, sink in enumerate(self.open() if readings else []):
+            place = f"sink {index} {type(sink).__name__}"
             written = False
             if self._faults.armed(place):
                 with self._faults.isolated(place):

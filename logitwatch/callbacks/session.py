@@ -41,7 +41,7 @@ class Session:
         self.witness = Witness(self.tap)
         self.outlet = Outlet(trainer, self.faults)
         self.windows = Windows()
-        self.ledger = Ledger()
+        self.ledger = Ledger(self._now)
         self.cadence: Cadence | None = None
         self._step, self._step_start = -1, 0.0
         self._undisturbed = False  # whether the step under way is one whose time says what steps cost
@@ -130,7 +130,7 @@ class Session:
         step = self.trainer.global_step
         cadence = self.cadence or self._start_cadence()
         if not cadence.frozen and step != self._step:
-            now = time.perf_counter()
+            now = self._now()
             if self._undisturbed:
                 cadence.timed_step(now - self._step_start)
             self._step, self._step_start, self._undisturbed = step, now, True
@@ -205,7 +205,7 @@ class Session:
         self.outlet.write([*readings, Scalars(values=itself, step=step)])
 
     def _on_train_start(self) -> None:
-        self.ledger = Ledger()
+        self.ledger = Ledger(self._now)
         self.outlet.open()
 
     def _on_evaluation_start(self) -> None:
@@ -237,7 +237,12 @@ class Session:
             self._report_window(self.trainer.global_step, last=True)
 
     def _now(self) -> float:
-        """The clock; while the cadence is being chosen, once the device has done what it was given."""
-        if self.cadence is not None and not self.cadence.frozen and self.module.device.type != "cpu":
+        """What steps and the suite are timed with: on a CPU the time of this thread, which no other process lengthens.
+
+        On an accelerator the wall clock; while the cadence is being chosen, once the device has done what it was given.
+        """
+        if self.module.device.type == "cpu":
+            return time.thread_time()
+        if self.cadence is not None and not self.cadence.frozen:
             torch.accelerator.synchronize()
         return time.perf_counter()

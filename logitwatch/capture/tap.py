@@ -177,12 +177,15 @@ class Tap:
     def _needs_mode(self, stage: str) -> bool:
         """Whether torch's functions must be listened to: no better source has spoken in this stage.
 
-        A compiled network is compiled once more under a mode, so criteria that have a hook are given a look to speak.
+        A compiled network is compiled once more under a mode, so in training criteria that have a hook are given a look
+        to speak. Elsewhere every row counts, so there nothing is left to the second look.
         """
         if self._requested:
             return True
         best = self._best.get(stage)
-        return best >= Level.FUNCTION if best is not None else not self.criteria or self._silent.get(stage, 0) > 0
+        if best is not None:
+            return best >= Level.FUNCTION
+        return stage != "train" or not self.criteria or self._silent.get(stage, 0) > 0
 
     def _hook(self, module: nn.Module, report: Callable[[nn.Module, Any, Any, Any], None]) -> None:
         handle = module.register_forward_hook(ForwardHook(report), with_kwargs=True)

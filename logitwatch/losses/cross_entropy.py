@@ -1,5 +1,7 @@
 """Cross-entropy as torch has it, without its infinities, and lending its row statistics where it has them for free."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -136,6 +138,10 @@ class CrossEntropyLoss(LogitLoss):
         check_logits(logits)
         if targets is None:
             raise TypeError("cross-entropy needs targets, got None")
+        plain = self._plain(logits, targets)
+        if plain is not None:
+            self.lend(plain)
+            return plain
         counted = counted_rows(logits, targets, self.ignore_index)
         weight = lifted_weight(self.weight, logits)
         if counted is None:
@@ -158,6 +164,30 @@ class CrossEntropyLoss(LogitLoss):
 
     def extra_repr(self) -> str:
         return f"ignore_index={self.ignore_index}, reduction={self.reduction!r}, label_smoothing={self.label_smoothing}"
+
+    def _plain(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+        """Torch's own loss where it is a finite number, which is most calls; None where the careful way knows better.
+
+        At 256 rows of 10 classes looking at the targets first costs as much again as the loss. Whatever torch refuses,
+        or answers with NaN or infinity, is done again with care or refused with a reason.
+        """
+        if logits.shape[class_axis(logits)] > WIDE_CLASSES or not may_look(logits):
+            return None
+        try:
+            value = F.cross_entropy(
+                upcast(logits),
+                targets,
+                self.weight,
+                None,
+                self.ignore_index,
+                None,
+                self.reduction,
+                self.label_smoothing,
+            )
+        except (IndexError, RuntimeError, ValueError):
+            return None
+        finite = math.isfinite(value.detach()) if value.ndim == 0 else bool(value.isfinite().all())
+        return value if finite else None
 
     def _goes_wide(self, logits: Tensor) -> bool:
         """Whether the chunked pass is defined and worth it."""

@@ -1,18 +1,15 @@
 import pytest
 
-from logitwatch.callbacks import ledger as module
 from logitwatch.callbacks.ledger import Ledger
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
-    return now
+def clock():
+    return [100.0]
 
 
 def test_overhead_is_own_time_over_the_time_of_the_steps(clock):
-    ledger = Ledger()
+    ledger = Ledger(lambda: clock[0])
     ledger.spent(0.5)
     clock[0] += 10
     assert ledger.balance()["logitwatch/overhead"] == pytest.approx(0.05)
@@ -21,7 +18,7 @@ def test_overhead_is_own_time_over_the_time_of_the_steps(clock):
 
 
 def test_time_of_validation_is_not_time_of_steps(clock):
-    ledger = Ledger()
+    ledger = Ledger(lambda: clock[0])
     ledger.spent(1.0)
     clock[0] += 10
     ledger.pause()

@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.outlet import Outlet
@@ -36,13 +36,13 @@ def test_a_report_reaches_the_record_beside_the_checkpoints(tmp_path):
 
 def test_a_sink_that_fails_is_left_alone_after_three_times_and_its_losses_are_counted(tmp_path, caplog):
     broken = FullDisk()
-    out = outlet(CSVLogger(str(tmp_path)), broken)
+    out = outlet(TensorBoardLogger(str(tmp_path)), broken)
     for _ in range(5):
         out.write(REPORT)
+    out.close()
     assert broken.asked == 3
     assert out.dropped == 5
     assert len([r for r in caplog.records if r.exc_info]) == 1
-    out.close()
     written = list(read_jsonl(str(next(tmp_path.rglob("logitwatch.jsonl")))))
     assert len([r for r in written if r["kind"] == "scalar"]) == 5
 

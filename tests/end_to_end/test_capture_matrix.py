@@ -356,11 +356,12 @@ def test_a_compiled_step_is_seen_from_inside(kind, tmp_path, caplog):
     torch._dynamo.utils.counters.clear()
     # Looked at now and then, as in a real run: compiled code must not be made anew for each look.
     reported = watched(watched_model, tmp_path, train=loader(160), every_n_steps=2)
-    agrees(reported, *joined(watched_model.recorded["train"][::2]))
+    # A criterion that has a hook is given one look of the training before functions are listened to.
+    agrees(reported, *joined(watched_model.recorded["train"][2 if kind == "module" else 0 :: 2]))
     agrees(reported, *joined(watched_model.recorded["val"]), stage="val")
     says(tmp_path, "cross_entropy")
-    # Training and validation, looked at or not: what the mode or the hook guard on does not change further.
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+    # Training and validation, looked at or not, and the one look of the hook: nothing that changes is guarded on.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= (5 if kind == "module" else 4)
     proven(caplog)
 
 
@@ -411,6 +412,14 @@ def test_a_named_criterion_is_followed_beside_the_first(tmp_path):
     reported = watched(watched_model, tmp_path, source="aux")
     rows, targets = joined(watched_model.recorded["train"])
     agrees(reported, rows, targets, suffix="/aux")
+
+
+def test_a_criterion_that_is_not_used_costs_one_look_of_the_training_and_no_row_of_the_validation(tmp_path):
+    watched_model = model(L, unused=nn.CrossEntropyLoss())
+    reported = watched(watched_model, tmp_path)
+    agrees(reported, *joined(watched_model.recorded["train"][1:]))
+    agrees(reported, *joined(watched_model.recorded["val"]), stage="val")
+    says(tmp_path, "cross_entropy")
 
 
 def test_of_two_criteria_the_first_called_is_the_primary_source(tmp_path):

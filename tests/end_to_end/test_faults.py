@@ -87,7 +87,11 @@ def test_an_exception_of_the_user_takes_every_hook_off_and_writes_what_is_known(
             raise error("the user's")
         return cross_entropy_step(module, batch, stage)
 
-    subject = model(L, step, criterion=nn.CrossEntropyLoss())
+    def step_of_module(module, batch, stage):
+        module.criterion(module.net(batch[0]), batch[1])
+        return step(module, batch, stage)
+
+    subject = model(L, step_of_module, criterion=nn.CrossEntropyLoss())
     before = set(vars(subject)) | {"_hparams"}  # Lightning's own, made when it asks a logger
     t = trainer(L, logitwatch.watch(every_n_steps=1, rows=10**9), folder=tmp_path, log_every_n_steps=1000)
     with pytest.raises((error, SystemExit)):

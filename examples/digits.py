@@ -72,7 +72,7 @@ def train(variant: str, out: Path, epochs: int, progress: Progress) -> list[str]
         accelerator="cpu",
         callbacks=[*logitwatch.watch(), LambdaCallback(on_train_epoch_end=lambda *_: progress.advance(bar))],
         logger=[TensorBoardLogger(out, name=variant, version=""), online],
-        check_val_every_n_epoch=5,
+        check_val_every_n_epoch=10,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -98,7 +98,7 @@ def summary(variant: str, record: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="a new folder; numbered if it exists")
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=200)
     args = parser.parse_args()
     torch.set_num_threads(1)  # a network this small only waits for a second one
     logging.disable(logging.INFO)

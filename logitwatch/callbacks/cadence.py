@@ -159,11 +159,13 @@ class Cadence:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on as saved. A cadence that was not frozen when saved starts its warm-up anew."""
-        if state["every_n_steps"] is None:
+        """Go on as saved. What is set by hand holds; a cadence that was not frozen when saved warms up anew."""
+        every = state["every_n_steps"]
+        if every is None or (self.frozen and every != self.every_n_steps):
             return
-        self.rows, self.report_every = state["rows"], state["report_every"]
-        self.every_n_steps, self.frozen = state["every_n_steps"], True
+        self.rows = self.rows if self._rows_by_hand else state["rows"]
+        self.report_every = state["report_every"]
+        self.every_n_steps, self.frozen = every, True
         self._next_look, self._next_report = state["next_look"], state["next_report"]
         self._reports = state["reports"]
 

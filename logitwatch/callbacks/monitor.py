@@ -1,35 +1,24 @@
-"""What a monitor is: a state for each look, and readings of the merged state. The session does the rest."""
+"""A reporter as a Lightning callback: hooks say when, the session does the rest."""
 
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from logitwatch.callbacks._compat import LightningCallback
+from logitwatch.callbacks.reporter import Reporter
 from logitwatch.callbacks.session import Session
-from logitwatch.callbacks.tags import Tags
-from logitwatch.capture.observation import Observation
-from logitwatch.sinks.readings import Reading
-from logitwatch.states.protocol import State
 
 __all__ = ["Monitor"]
 
 
-class Monitor(LightningCallback):
+class Monitor(LightningCallback, Reporter):
     """Base of the monitors: a callback for a Trainer of either Lightning namespace.
 
-    A monitor says what one look is worth (`summary`), how looks merge (its state), and how the merged state reads
-    (`readings`, `headline`). When to look, how ranks are reduced, where readings go and what happens to its exceptions
-    is the business of the session, which all monitors of a module share.
+    A monitor defines what a `Reporter` says. When to look, how ranks are reduced, where readings go and what happens to
+    its exceptions is the business of the session, which all monitors of a module share.
     """
 
-    # Rows a training window must hold before it is reported; with fewer it goes on growing.
-    fewest_rows: ClassVar[int] = 1
     # A plain attribute in place of Lightning's property, which it asks for at every hook of every step.
     state_key: str = ""
 
@@ -51,36 +40,8 @@ class Monitor(LightningCallback):
         self.source, self.on_fault = source, on_fault
         self.state_key = f"logitwatch.{type(self).__name__}{json.dumps({'source': source}, sort_keys=True)}"
         self._session: Session | None = None
-        self.saved: dict[str, Any] = {}  # what a checkpoint brought, until the first step reads it
-
-    @abstractmethod
-    def empty(self, device: torch.device) -> State:
-        """The state of having seen nothing."""
-
-    @abstractmethod
-    def summary(
-        self, observation: Observation, sample: Observation, terms: Mapping[str, Tensor] | None, *, histograms: bool
-    ) -> State | None:
-        """The state of one observation; None where it has nothing to say.
-
-        Args:
-            observation: Every row of the call.
-            sample: The rows whose distribution is to be taken: in training a random subset, else all of them.
-            terms: Value of each term of the loss, where it is one of ours.
-            histograms: Whether histograms are wanted of this look.
-        """
-
-    @abstractmethod
-    def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
-        """What the merged state says; equal on every rank."""
-
-    @abstractmethod
-    def headline(self, state: State, tags: Tags) -> dict[str, float]:
-        """The few epoch values that EarlyStopping and ModelCheckpoint may monitor."""
-
-    @abstractmethod
-    def rows_in(self, state: State) -> int:
-        """How many rows a state on the CPU has seen."""
+        self._left: dict[str, Any] = {}
+        self.saved: dict[str, Any] = {}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Join the session of this module before anything is compiled or wrapped."""
@@ -116,12 +77,13 @@ class Monitor(LightningCallback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take every hook off."""
+        self._left = self.state_dict() or self._left
         self._tell("close")
         self._session = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Cadence and open windows, as plain numbers and tensors."""
-        return {} if self._session is None else self._session.saved(self)
+        """Cadence, private random state and open window, as plain numbers and tensors; after a run, as it left them."""
+        return self._left if self._session is None else self._session.saved(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on as saved; read when the first step begins."""

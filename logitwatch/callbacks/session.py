@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,15 +13,13 @@ from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.ledger import Ledger
 from logitwatch.callbacks.outlet import Outlet
 from logitwatch.callbacks.reduction import agreed, world_size
+from logitwatch.callbacks.reporter import Reporter
 from logitwatch.callbacks.tags import Tags
 from logitwatch.callbacks.windows import Windows
 from logitwatch.callbacks.witness import Witness
 from logitwatch.capture.look import Look
 from logitwatch.capture.tap import Tap
 from logitwatch.sinks.readings import Reading, Scalars, Text
-
-if TYPE_CHECKING:
-    from logitwatch.callbacks.monitor import Monitor
 
 __all__ = ["Session"]
 
@@ -35,7 +33,7 @@ class Session:
 
     def __init__(self, trainer: Any, module: Any) -> None:
         self.trainer, self.module = trainer, module
-        self.monitors: list[Monitor] = []
+        self.monitors: list[Reporter] = []
         self.tap = Tap.of(module)
         self.faults = Faults()
         self.witness = Witness(self.tap)
@@ -47,7 +45,7 @@ class Session:
         self._undisturbed = False  # whether the step under way is one whose time says what steps cost
 
     @classmethod
-    def join(cls, trainer: Any, module: Any, monitor: Monitor) -> Session:
+    def join(cls, trainer: Any, module: Any, monitor: Reporter) -> Session:
         """The session of a module, made by the first monitor that asks; the monitor becomes one of its members."""
         session = Tap.of(module).listener
         if not isinstance(session, Session) or session.trainer is not trainer:
@@ -93,7 +91,7 @@ class Session:
                     self._freeze(look.step)
         self.ledger.spent(self._now() - start)
 
-    def event(self, monitor: Monitor, name: str, *args: Any) -> None:
+    def event(self, monitor: Reporter, name: str, *args: Any) -> None:
         """A Lightning hook of a monitor; acts once for all, at the last of them, or at once when the run is over."""
         if name in ("abort", "close"):
             with self.faults.isolated(name):
@@ -116,13 +114,15 @@ class Session:
             self.tap.detach()
         self.outlet.close()
 
-    def saved(self, monitor: Monitor) -> dict[str, Any]:
+    def saved(self, monitor: Reporter) -> dict[str, Any]:
         """State of a monitor for a checkpoint: plain numbers, strings and tensors. Never fails."""
         state: dict[str, Any] = {}
+        if self.cadence is None:  # no step yet: what was loaded is not read either
+            return dict(monitor.saved)
         with self.faults.isolated("saving"):
             state["window"] = self.windows.saved(monitor)
-            if self.cadence is not None:
-                state["cadence"] = self.cadence.state_dict()
+            state["cadence"] = self.cadence.state_dict()
+            state["sampling"] = self.tap.generator(self.module.device).get_state()
         return state
 
     def _wants_training_step(self) -> Look | None:
@@ -153,9 +153,11 @@ class Session:
         for monitor in self.monitors:
             saved, monitor.saved = monitor.saved, {}
             with self.faults.isolated("resuming"):
-                if "cadence" in saved and not by_hand:
+                if "cadence" in saved:
                     self.cadence.load_state_dict(saved["cadence"])
-                if "window" in saved:
+                if "sampling" in saved:
+                    self.tap.generator(self.module.device).set_state(saved["sampling"].cpu())
+                if "window" in saved and self.trainer.is_global_zero:  # it is that of rank 0
                     self.windows.restore(monitor, saved["window"], self.module.device)
         return self.cadence
 

@@ -60,9 +60,9 @@ def describe(tag: str) -> Quantity:
         >>> describe("logits/val/entropy/dataloader_idx_1").unit, describe("somebody/else").unit
         ('nats', '')
     """
+    # family/<stage>/<quantity>, then perhaps a source and a data loader; what the suite says of itself has no stage
     family, *rest = tag.split("/")
-    rest = [part for part in rest if not part.startswith("dataloader_idx_")]
-    name = rest[-1] if rest else ""
+    name = rest[min(1, len(rest) - 1)] if rest else ""
     if family == "losses":
         name = "term"
     return QUANTITIES.get(f"{family}/{name}", Quantity("", ""))

@@ -18,17 +18,8 @@ def test_a_tag_says_the_stage_the_quantity_the_source_and_the_loader(tags, expec
     assert tags("logits", "entropy") == expected
 
 
-UNKNOWN = pytest.mark.xfail(reason="sinks/glossary.py reads the name of the source as the quantity")
-
-
 @pytest.mark.parametrize(
-    "tags",
-    [
-        Tags("val"),
-        Tags("val", 1),
-        pytest.param(Tags("test", 0, "aux"), marks=UNKNOWN),
-        pytest.param(Tags("train", 1, "net.3"), marks=UNKNOWN),
-    ],
+    "tags", [Tags("val"), Tags("val", 1), Tags("test", 0, "aux"), Tags("train", 1, "net.3")], ids=str
 )
 def test_the_glossary_knows_every_form_of_a_tag(tags):
     assert describe(tags("logits", "entropy")).unit == "nats"

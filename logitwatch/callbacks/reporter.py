@@ -1,0 +1,65 @@
+"""What a monitor says, free of Lightning: a state for each look, and readings of the merged state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from logitwatch.callbacks.tags import Tags
+from logitwatch.capture.observation import Observation
+from logitwatch.sinks.readings import Reading
+from logitwatch.states.protocol import State
+
+__all__ = ["Reporter"]
+
+
+class Reporter(ABC):
+    """What one look is worth (`summary`), and how the merge of looks reads (`readings`, `headline`).
+
+    Attributes:
+        fewest_rows: Rows a training window must hold before it is reported; with fewer it goes on growing.
+        state_key: Name of this monitor in checkpoints, distinct for distinct sources.
+        saved: What a checkpoint brought, until the first training step reads it.
+    """
+
+    fewest_rows: ClassVar[int] = 1
+    state_key: str
+    budget: float
+    every_n_steps: int | None
+    rows: int | None
+    source: str | None
+    on_fault: str
+    saved: dict[str, Any]
+
+    @abstractmethod
+    def empty(self, device: torch.device) -> State:
+        """The state of having seen nothing."""
+
+    @abstractmethod
+    def summary(
+        self, observation: Observation, sample: Observation, terms: Mapping[str, Tensor] | None, *, histograms: bool
+    ) -> State | None:
+        """The state of one observation; None where it has nothing to say.
+
+        Args:
+            observation: Every row of the call.
+            sample: The rows whose distribution is to be taken: in training a random subset, else all of them.
+            terms: Value of each term of the loss, where it is one of ours.
+            histograms: Whether histograms are wanted of this look.
+        """
+
+    @abstractmethod
+    def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
+        """What the merged state says; equal on every rank."""
+
+    @abstractmethod
+    def headline(self, state: State, tags: Tags) -> dict[str, float]:
+        """The few epoch values that EarlyStopping and ModelCheckpoint may monitor."""
+
+    @abstractmethod
+    def rows_in(self, state: State) -> int:
+        """How many rows a state on the CPU has seen."""

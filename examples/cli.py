@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
 
 
-def main(args: list[str]) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--namespace", choices=NAMESPACES, default=NAMESPACES[0])
-    options, others = parser.parse_known_args(args)
+    options, sys.argv[1:] = parser.parse_known_args()  # LightningCLI reads what is left
     lightning = importlib.import_module(options.namespace)
     cli = importlib.import_module(f"{options.namespace}.cli")
 
@@ -63,8 +63,8 @@ def main(args: list[str]) -> None:
         def val_dataloader(self) -> DataLoader:
             return DataLoader(self.parts[1], batch_size=512)
 
-    cli.LightningCLI(Classifier, Digits, args=others)
+    cli.LightningCLI(Classifier, Digits)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

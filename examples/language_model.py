@@ -48,11 +48,17 @@ def paragraphs(longest: int = 128) -> list[Tensor]:
     return [pad(row, (0, longest - len(row)), value=PADDING) for row in tokens]
 
 
-def main(out: str = "runs/language_model", epochs: int = 2) -> dict[str, Tensor]:
+def main(out: str = "runs/language_model", steps: int = 150) -> dict[str, Tensor]:
     seed_everything(0)
     rows = paragraphs()
     train, val = DataLoader(rows[200:], batch_size=32, shuffle=True), DataLoader(rows[:200], batch_size=50)
-    trainer = Trainer(max_epochs=epochs, accelerator="cpu", default_root_dir=out, callbacks=logitwatch.watch())
+    trainer = Trainer(
+        max_epochs=1,
+        limit_train_batches=steps,
+        accelerator="cpu",
+        default_root_dir=out,
+        callbacks=logitwatch.watch(),
+    )
     trainer.fit(LanguageModel(), train, val)
     seen = trainer.callback_metrics
     print(f"NLL {seen['logits/val/nll']:.2f} nats a byte, entropy {seen['logits/val/entropy']:.2f} nats")

@@ -40,6 +40,7 @@ class Witness:
             if self._empty[stage] == SILENT_LOOKS and silent is None and stage != "predict":
                 self._warn(stage, "nothing", _nothing(look, self._tap.criteria))
             return []
+        self._empty[stage] = 0
         texts = []
         for call, observation in seen:
             if self._first(stage, call.source):

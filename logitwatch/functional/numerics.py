@@ -1,9 +1,11 @@
 """Where precision is decided: promotion of half types, and the few places that take exponentials and logarithms."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
-__all__ = ["accumulator_dtype", "centred_exp", "upcast"]
+__all__ = ["accumulator_dtype", "centred_exp", "full_precision", "upcast"]
 
 # exp of these is below half the smallest subnormal of the type: a class this far under the maximum has probability 0.
 UNDERFLOW = {torch.float32: -104.0, torch.float64: -746.0}
@@ -38,6 +40,19 @@ def accumulator_dtype(device: torch.device) -> torch.dtype:
         torch.float64
     """
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """A context without autocast, under which inner products would run in half precision.
+
+    Examples:
+        >>> x = torch.ones(1)
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16), full_precision(x.device):
+        ...     torch.linalg.vecdot(x, x).dtype
+        torch.float32
+    """
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def centred_exp(logits: Tensor, *, dim: int = -1) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logitwatch.functional.numerics import UNDERFLOW, upcast
+from logitwatch.functional.numerics import UNDERFLOW, full_precision, upcast
 
 __all__ = ["RowStatistics", "binary_row_statistics", "row_statistics"]
 
@@ -84,8 +84,7 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must be [rows, classes] with at least one class, got {tuple(logits.shape)}")
     step = max(1, CHUNK_ELEMENTS // logits.shape[1])
-    # Under the caller's autocast the inner products would run in half precision.
-    with torch.autocast(logits.device.type, enabled=False):
+    with full_precision(logits.device):
         chunks = [
             _chunk_statistics(upcast(logits[i : i + step]), None if targets is None else targets[i : i + step])
             for i in range(0, max(1, len(logits)), step)

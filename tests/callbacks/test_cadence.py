@@ -23,6 +23,7 @@ def warmed(*, budget=0.01, report_every=50, step=0.001, look=0.0001, report=0.00
                 cadence.timed_report(report)
                 if cadence.ready():
                     return cadence, now
+    raise AssertionError("steps never end")
 
 
 def frozen(**costs):
@@ -93,7 +94,7 @@ seconds = st.floats(1e-6, 10, allow_nan=False)
     report_every=st.sampled_from([1, 10, 50, 1000]),
 )
 def test_looks_and_reports_never_cost_more_than_the_budget(step, look, report, budget, report_every):
-    cadence, now = frozen(step=step, look=look, report=report, budget=budget, report_every=report_every)
+    cadence, _ = frozen(step=step, look=look, report=report, budget=budget, report_every=report_every)
     every, window = cadence.every_n_steps, cadence.report_every
     assert window % every == 0
     # What a look costs more where more rows are taken is in proportion to the rows, at most.

@@ -70,7 +70,13 @@ def test_other_results_yield_nothing(result):
 
 @pytest.mark.parametrize(
     ("z", "y", "dim"),
-    [((4, 3), (4,), -1), ((2, 3, 5), (2, 5), 1), ((2, 5, 3), (2, 5), -1), ((2, 3, 4, 4), (2, 4, 4), 1), ((2, 3, 5), None, -1)],
+    [
+        ((4, 3), (4,), -1),
+        ((2, 3, 5), (2, 5), 1),
+        ((2, 5, 3), (2, 5), -1),
+        ((2, 3, 4, 4), (2, 4, 4), 1),
+        ((2, 3, 5), None, -1),
+    ],
 )
 def test_the_class_axis_of_returned_logits_follows_the_targets(z, y, dim):
     look = Look("train")

@@ -46,7 +46,9 @@ def agrees(observation, expected, *, tolerance=1e-5):
     for name, value in expected.items():
         found = getattr(observation, name)
         assert found.dtype in (torch.bool, torch.float32, torch.float64)
-        torch.testing.assert_close(found.double(), value.double(), rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found.double(), value.double(), rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 LAYOUTS = {
@@ -85,12 +87,16 @@ def test_each_layout_becomes_the_same_rows(shape, class_dim, kind):
     assert torch.equal(seen.extremes[1], rows.amin(-1))
 
 
-@pytest.mark.parametrize("make", [
-    lambda: batch(5, 7).t(),
-    lambda: batch(7, 10)[:, ::2],
-    lambda: batch(14, 5)[::2],
-    lambda: batch(5).expand(7, 5),
-], ids=["transposed", "every other class", "every other row", "expanded"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: batch(5, 7).t(),
+        lambda: batch(7, 10)[:, ::2],
+        lambda: batch(14, 5)[::2],
+        lambda: batch(5).expand(7, 5),
+    ],
+    ids=["transposed", "every other class", "every other row", "expanded"],
+)
 def test_strides_do_not_matter(make):
     z = make()
     y = torch.arange(7) % 5
@@ -293,12 +299,16 @@ def test_no_graph_is_kept_and_the_logits_are_left_alone():
     assert torch.equal(z.grad, torch.ones(6, 5))
 
 
-@pytest.mark.parametrize(("z", "y"), [
-    (torch.zeros(4, 5), torch.zeros(3, dtype=torch.long)),
-    (torch.zeros(4, 5), torch.zeros(4, 4)),
-    (torch.zeros(4, 0), None),
-    (torch.tensor(1.0), None),
-], ids=["too few targets", "another width", "no class", "a number"])
+@pytest.mark.parametrize(
+    ("z", "y"),
+    [
+        (torch.zeros(4, 5), torch.zeros(3, dtype=torch.long)),
+        (torch.zeros(4, 5), torch.zeros(4, 4)),
+        (torch.zeros(4, 0), None),
+        (torch.tensor(1.0), None),
+    ],
+    ids=["too few targets", "another width", "no class", "a number"],
+)
 def test_what_does_not_belong_together_is_refused(z, y):
     with pytest.raises(ValueError, match="do not belong together"):
         Observation.of(z, y)

@@ -38,7 +38,9 @@ def joined(recorded, *, class_dim=-1):
     if recorded[0][1] is None:
         return rows, None
     soft = recorded[0][1].is_floating_point()
-    targets = [y.double().movedim(class_dim, -1).reshape(-1, rows.shape[-1]) if soft else y.reshape(-1) for _, y in recorded]
+    targets = [
+        y.double().movedim(class_dim, -1).reshape(-1, rows.shape[-1]) if soft else y.reshape(-1) for _, y in recorded
+    ]
     return rows, torch.cat(targets)
 
 

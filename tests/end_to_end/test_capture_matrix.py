@@ -207,7 +207,8 @@ CASES = {
         f"checkpointed criterion, {name}, {kind}": (
             partial(checkpointed_criterion_step, use_reentrant=kind, manual=name == "manual"),
             "criterion" if name == "module" else "cross_entropy",
-            {"seen": [], "manual": name == "manual"} | ({"criterion": nn.CrossEntropyLoss()} if name == "module" else {}),
+            {"seen": [], "manual": name == "manual"}
+            | ({"criterion": nn.CrossEntropyLoss()} if name == "module" else {}),
         )
         for name in ("module", "function", "manual")
         for kind in (True, False)
@@ -483,7 +484,13 @@ def test_capturing_nothing_is_said_once_with_the_remedy(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="logitwatch"):
         trainer(L, logitwatch.watch(every_n_steps=1)).fit(watched_model, loader(160))
     (warning,) = [r.getMessage() for r in caplog.records if r.name == "logitwatch"]
-    for part in ("training_step", "unused", "F.cross_entropy", "['loss', 'note']", "logitwatch.observe(logits, targets)"):
+    for part in (
+        "training_step",
+        "unused",
+        "F.cross_entropy",
+        "['loss', 'note']",
+        "logitwatch.observe(logits, targets)",
+    ):
         assert part in warning
 
 

@@ -1,4 +1,4 @@
-"""Law 1: with the suite on, weights, optimizer, random numbers and the user's own metrics are bit-equal to a run without."""
+"""Law 1: with the suite on, weights, gradients, optimizer, random numbers and the user's metrics keep every bit."""
 
 import random
 
@@ -61,7 +61,9 @@ def everything(callbacks, *, criterion=None, returns_logits=False, folder=None, 
         L, noisy_step, network=net(dropout=0.5), criterion=criterion, kept=[], returns_logits=returns_logits
     )
     gradients = Gradients()
-    t = trainer(L, [gradients, *callbacks], folder=folder, max_epochs=2, num_sanity_val_steps=1, log_every_n_steps=2, **options)
+    t = trainer(
+        L, [gradients, *callbacks], folder=folder, max_epochs=2, num_sanity_val_steps=1, log_every_n_steps=2, **options
+    )
     data = loader(128).dataset
     t.fit(subject, DataLoader(data, batch_size=16, shuffle=True), loader(32, start=200))
     torch_state, numpy_state, python_state = random_state()

@@ -1,4 +1,4 @@
-"""One run, three files, one recomputation: the same numbers in TensorBoard's events, W&B's record and the JSON lines."""
+"""One run, three files, one recomputation: TensorBoard's events, W&B's record and the JSON lines say the same."""
 
 import itertools
 
@@ -84,7 +84,10 @@ def test_every_validation_scalar_agrees_with_a_recomputation(run, numbers, file)
                 compared.add(tag)
     reported = {tag for tag, _ in numbers[file] if "/val/" in tag}
     # What a calibrated model would show is compared with scipy in tests/states.
-    assert {tag for tag in reported - compared} == {"calibration/val/null_ece", "calibration/val/null_ece/dataloader_idx_1"}
+    assert reported - compared == {
+        "calibration/val/null_ece",
+        "calibration/val/null_ece/dataloader_idx_1",
+    }
 
 
 @pytest.mark.parametrize("file", ["tensorboard", "wandb", "jsonl"])

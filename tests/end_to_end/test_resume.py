@@ -58,7 +58,9 @@ def fit(folder, monitors, *, steps, resume=None, save=None, batches=40):
     return t
 
 
-@pytest.mark.parametrize("how", [{"every_n_steps": 3, "rows": 10**9}, {"every_n_steps": 3, "rows": 5}], ids=["all rows", "sampled"])
+@pytest.mark.parametrize(
+    "how", [{"every_n_steps": 3, "rows": 10**9}, {"every_n_steps": 3, "rows": 5}], ids=["all rows", "sampled"]
+)
 @pytest.mark.parametrize("stop", [7, 10, 13, 25])
 def test_a_resumed_run_reports_what_the_whole_run_reports(how, stop, tmp_path):
     checkpoint = tmp_path / "saved.ckpt"
@@ -185,7 +187,9 @@ def saved_window(monitor):
     return {"cadence": Cadence(every_n_steps=1).state_dict(), "window": windows.saved(monitor)}
 
 
-@pytest.mark.parametrize("monitor", [logitwatch.LogitMonitor(), logitwatch.CalibrationMonitor()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "monitor", [logitwatch.LogitMonitor(), logitwatch.CalibrationMonitor()], ids=lambda m: type(m).__name__
+)
 def test_the_state_of_a_monitor_has_one_size_after_ten_and_after_ten_thousand_looks(monitor):
     generator = torch.Generator().manual_seed(0)
     window, sizes = monitor.empty(torch.device("cpu")), {}

@@ -1,4 +1,4 @@
-"""Small LightningModules for a Trainer of either namespace, which keep the logits they made so that tests can compare."""
+"""Small LightningModules for a Trainer of either namespace, which keep the logits they made, to be compared."""
 
 import importlib
 import warnings

@@ -1,0 +1,138 @@
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from logitwatch.callbacks.witness import Witness
+from logitwatch.capture.criteria import Call, read_function
+from logitwatch.capture.look import Level, Look
+from logitwatch.capture.tap import SILENT_LOOKS, Tap
+
+Z, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1])
+
+
+@pytest.fixture
+def tap():
+    module = nn.ModuleDict({"criterion": nn.CrossEntropyLoss()})
+    tap = Tap.of(module)
+    tap.attach(None)
+    yield tap
+    tap.detach()
+    del module
+
+
+def look(*calls, stage="train", result=None, step=7):
+    seen = Look(stage)
+    seen.step, seen.result = step, result
+    for call in calls:
+        seen.add(Level.FUNCTION, call)
+    return seen
+
+
+def call(logits=Z, *, scale=1.0):
+    return read_function(F.cross_entropy, (logits, Y), {}, F.cross_entropy(scale * logits, Y))
+
+
+def said(witness, tap, seen):
+    return witness.testify(seen, tap.observations(seen))
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_the_first_capture_is_proven_in_words_and_no_later_one(tap, caplog):
+    witness = Witness(tap)
+    (text,) = said(witness, tap, look(call(), result=F.cross_entropy(Z, Y)))
+    assert (text.tag, text.step) == ("logitwatch/capture/train", 7)
+    loss = f"{F.cross_entropy(Z, Y).item():.6g}"
+    for part in (
+        "`cross_entropy` in train",
+        "(4, 3) float32",
+        "4 rows",
+        f"recomputed from them {loss}",
+        "100.0% of the loss",
+    ):
+        assert part in text.markdown
+    assert said(witness, tap, look(call())) == []
+    assert len(said(witness, tap, look(call(), stage="val"))) == 1
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("result", [None, {"loss": None}, {}, torch.zeros(2), torch.tensor(0.0), "loss"], ids=str)
+def test_without_a_loss_to_compare_with_no_share_is_claimed(tap, result):
+    (text,) = said(Witness(tap), tap, look(call(), result=result))
+    assert "of the loss of the step" not in text.markdown
+
+
+def test_the_share_is_of_the_loss_of_a_dictionary_too(tap):
+    (text,) = said(Witness(tap), tap, look(call(), result={"loss": 2 * F.cross_entropy(Z, Y)}))
+    assert "50.0% of the loss" in text.markdown
+
+
+def test_a_capture_without_a_criterion_is_said_without_a_proof(tap):
+    (text,) = said(Witness(tap), tap, look(Call("observe", Z, Y)))
+    assert text.markdown == "Watching `observe` in train: logits (4, 3) float32, 4 rows."
+
+
+def test_a_proof_that_fails_is_a_warning_once(tap, caplog):
+    witness = Witness(tap)
+    (text,) = said(witness, tap, look(call(scale=0.1)))
+    said(witness, tap, look(call(scale=0.1)))
+    (warning,) = warnings(caplog)
+    assert "They disagree" in warning
+    assert "recomputed" in text.markdown
+
+
+def test_nothing_captured_is_a_warning_after_a_few_looks_and_only_one(tap, caplog):
+    witness = Witness(tap)
+    for index in range(10):
+        assert said(witness, tap, look(result={"loss": 1.0})) == []
+        assert len(warnings(caplog)) == (index + 1 >= SILENT_LOOKS)
+    (warning,) = warnings(caplog)
+    for part in (
+        "training_step",
+        "(criterion)",
+        "F.nll_loss",
+        "a dict with ['loss']",
+        "logitwatch.observe(logits, targets)",
+    ):
+        assert part in warning
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"), [("train", "training_step"), ("val", "validation_step"), ("test", "test_step")]
+)
+def test_the_warning_names_the_step_of_the_stage(tap, caplog, stage, step):
+    witness = Witness(tap)
+    for _ in range(SILENT_LOOKS):
+        said(witness, tap, look(stage=stage))
+    assert f"one line in {step}:" in warnings(caplog)[0]
+    assert "NoneType" in warnings(caplog)[0]
+
+
+def test_prediction_need_not_have_logits(tap, caplog):
+    witness = Witness(tap)
+    for _ in range(SILENT_LOOKS):
+        said(witness, tap, look(stage="predict"))
+    assert warnings(caplog) == []
+
+
+def test_steps_without_logits_between_steps_with_them_are_no_alarm(tap, caplog):
+    witness = Witness(tap)
+    for _ in range(4 * SILENT_LOOKS):
+        said(witness, tap, look(call()))
+        said(witness, tap, look())
+    assert warnings(caplog) == []
+
+
+def test_a_source_that_falls_silent_is_named_once_with_the_remedy(tap, caplog):
+    witness = Witness(tap)
+    said(witness, tap, look(call()))
+    for _ in range(4 * SILENT_LOOKS):
+        said(witness, tap, look())
+    (warning,) = warnings(caplog)
+    assert "the function spoke before" in warning
+    assert "logitwatch.observe(logits, targets)" in warning

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -37,11 +37,19 @@ class Look:
         self.step = 0
         self.result: Any = None
         self._calls: dict[Level, list[Call]] = {level: [] for level in Level}
+        self._fault: Exception | None = None
 
     def add(self, level: Level, call: Call | None) -> None:
         """Note a call, unless backward is recomputing a checkpointed region: then it was seen in forward already."""
         if call is not None and torch._C._current_graph_task_id() == -1:  # type: ignore[attr-defined, unused-ignore]
             self._calls[level].append(call)
+
+    def note(self, level: Level, read: Callable[..., Call | None], *args: Any) -> None:
+        """Read a call amid the user's step: what fails is kept for `calls` to raise, where faults are isolated."""
+        try:
+            self.add(level, read(*args))
+        except Exception as error:
+            self._fault = error
 
     def seen(self, level: Level) -> list[Call]:
         """Calls noted at a level so far."""
@@ -53,7 +61,9 @@ class Look:
         return next((level for level in Level if self._calls[level]), None)
 
     def calls(self, requested: Iterable[str] = ()) -> list[Call]:
-        """Calls at the best level, and at any level those of the requested sources."""
+        """Calls at the best level, and at any level those of the requested sources; raises what failed to be read."""
+        if self._fault is not None:
+            raise self._fault
         asked = set(requested)
         best = self.level
         return [call for level, calls in self._calls.items() for call in calls if level is best or call.source in asked]
@@ -61,11 +71,7 @@ class Look:
     def finish(self, result: Any) -> None:
         """Note what the step returned; a dictionary may carry logits and targets."""
         self.result = result
-        if not isinstance(result, Mapping) or not isinstance(result.get("logits"), Tensor):
-            return
-        logits = result["logits"]
-        targets = next((result[key] for key in TARGET_KEYS if isinstance(result.get(key), Tensor)), None)
-        self.add(Level.OUTPUTS, Call("outputs", logits, targets, _class_dim(logits, targets)))
+        self.note(Level.OUTPUTS, _returned, result)
 
 
 class CriterionMode(TorchFunctionMode):
@@ -89,7 +95,7 @@ class CriterionMode(TorchFunctionMode):
             if torch.compiler.is_compiling():
                 self.slot = (func, args, kwargs, result)
             else:
-                self._look.add(Level.FUNCTION, read_function(func, args, kwargs, result))
+                self._look.note(Level.FUNCTION, read_function, func, args, kwargs, result)
         return result
 
     def _borrow(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -100,18 +106,29 @@ class CriterionMode(TorchFunctionMode):
         loss.lent = {}
         try:
             result = func(*args, **kwargs)
-            self._look.add(Level.LOSS, read_module(type(loss).__name__, loss, args[1:], kwargs, result))
+            self._look.note(Level.LOSS, read_module, type(loss).__name__, loss, args[1:], kwargs, result)
         finally:
             loss.lent = None
         return result
 
     def finish(self) -> None:
         """Hand over what compiled code left in the slot."""
+        self._look.note(Level.FUNCTION, self._left)
+
+    def _left(self) -> Call | None:
         call = None if self.slot is None else read_function(*self.slot)
         self.slot = None
         # A graph that is run as Python (backend "eager") was also seen while it ran.
-        if call is not None and not any(seen.logits is call.logits for seen in self._look.seen(Level.FUNCTION)):
-            self._look.add(Level.FUNCTION, call)
+        known = call is not None and any(seen.logits is call.logits for seen in self._look.seen(Level.FUNCTION))
+        return None if known else call
+
+
+def _returned(result: Any) -> Call | None:
+    if not isinstance(result, Mapping) or not isinstance(result.get("logits"), Tensor):
+        return None
+    logits = result["logits"]
+    targets = next((result[key] for key in TARGET_KEYS if isinstance(result.get(key), Tensor)), None)
+    return Call("outputs", logits, targets, _class_dim(logits, targets))
 
 
 def _class_dim(logits: Tensor, targets: Tensor | None) -> int:

@@ -197,7 +197,7 @@ class Tap:
             # Compiled code traces hooks too: there the function mode does the seeing, and this is compiled away.
             if look is None or torch.compiler.is_compiling():
                 return
-            look.add(Level.LOSS if lends else Level.CRITERION, read_module(name, module, args, kwargs, output))
+            look.note(Level.LOSS if lends else Level.CRITERION, read_module, name, module, args, kwargs, output)
             if lends:
                 module.lent = {}  # type: ignore[assignment]  # what was lent belongs to the call just noted
 

@@ -135,3 +135,13 @@ def test_looking_now_and_then_compiles_twice_and_no_more():
         with CriterionMode(look) if step % 3 == 0 else contextlib.nullcontext():
             compiled(Z)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_what_cannot_be_read_is_raised_where_calls_are_read_and_not_in_the_step():
+    def unreadable(*args):
+        raise AttributeError("no such option")
+
+    look = Look("train")
+    look.note(Level.CRITERION, unreadable, "criterion")
+    with pytest.raises(AttributeError, match="no such option"):
+        look.calls()

@@ -234,3 +234,15 @@ def test_all_ignored_labels_are_no_alarm(tmp_path, caplog):
         trainer(L, logitwatch.watch(every_n_steps=1), folder=tmp_path).fit(model(L, step), loader(), loader(32))
     assert messages(caplog) == []
     assert last(tmp_path)["logits/val/ignored"] == last(tmp_path)["logits/val/rows"] == 64
+
+
+def test_a_criterion_that_cannot_be_read_does_not_end_the_step(tmp_path, monkeypatch, caplog):
+    def unreadable(*args):
+        raise AttributeError("no such option")
+
+    monkeypatch.setattr("logitwatch.capture.tap.read_module", unreadable)
+    subject = model(L, lambda m, batch, stage: m.criterion(m.net(batch[0]), batch[1]), criterion=nn.CrossEntropyLoss())
+    t = trainer(L, logitwatch.watch(every_n_steps=1), folder=tmp_path, max_epochs=1)
+    t.fit(subject, loader())
+    assert t.state.finished
+    assert "no such option" in caplog.text

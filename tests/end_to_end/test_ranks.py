@@ -30,7 +30,10 @@ def rank_main(rank, port, folder):
     subject = model(lightning)
     # The second rank has fewer rows to train on and to validate on. Lightning wants a batch in every loader.
     train = loader(64 if rank == 0 else 48, 16 if rank == 0 else 12, start=100 * rank)
-    val = [loader(32 if rank == 0 else 21, start=300 + 100 * rank), loader(16 if rank == 0 else 1, start=600 + 100 * rank)]
+    val = [
+        loader(32 if rank == 0 else 21, start=300 + 100 * rank),
+        loader(16 if rank == 0 else 1, start=600 + 100 * rank),
+    ]
     t.fit(subject, train, val)
     metrics = {name: value.item() for name, value in t.callback_metrics.items()}
     torch.save({"recorded": subject.recorded, "metrics": metrics}, f"{folder}/{rank}.pt")

@@ -11,8 +11,8 @@ from torch import Tensor
 from logitwatch.callbacks.monitor import Monitor
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.observation import Observation
-from logitwatch.sinks.glossary import describe
-from logitwatch.sinks.readings import Curve, Reading, Scalars
+from logitwatch.sinks.readings import Reading, Scalars
+from logitwatch.sinks.state_readings import reliability_reading
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.protocol import State
 
@@ -75,7 +75,8 @@ class CalibrationMonitor(Monitor):
     def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
         """See `Monitor.readings`."""
         sketch = cast(CalibrationSketch, state)
-        return [Scalars(values=self._scalars(sketch, tags), step=step), self._curve(sketch, tags, step)]
+        curve = reliability_reading(tags("calibration", "reliability"), sketch, step, num_bins=self.num_bins)
+        return [Scalars(values=self._scalars(sketch, tags), step=step), curve]
 
     def headline(self, state: State, tags: Tags) -> dict[str, float]:
         """See `Monitor.headline`."""
@@ -95,22 +96,3 @@ class CalibrationMonitor(Monitor):
             "confidence": sketch.mean_confidence(),
         }
         return {tags("calibration", name): value.item() for name, value in values.items()}
-
-    def _curve(self, sketch: CalibrationSketch, tags: Tags, step: int) -> Curve:
-        curve = sketch.reliability_curve(self.num_bins)
-        tag = tags("calibration", "reliability")
-        unit, meaning = describe(tag)
-        return Curve(
-            tag=tag,
-            step=step,
-            x=curve.confidence.tolist(),
-            y=curve.accuracy.tolist(),
-            weights=curve.counts.tolist(),
-            lower=curve.lower.tolist(),
-            upper=curve.upper.tolist(),
-            reference=curve.confidence.tolist(),
-            x_label="confidence",
-            y_label="accuracy",
-            unit=unit,
-            meaning=meaning,
-        )

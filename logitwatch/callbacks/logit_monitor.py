@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,13 +13,14 @@ from torch import Tensor
 from logitwatch.callbacks.monitor import Monitor
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.observation import Observation
-from logitwatch.sinks.glossary import describe
-from logitwatch.sinks.readings import Histogram, Reading, Scalars
-from logitwatch.states.logit_histogram import LogitHistogram
-from logitwatch.states.logit_summary import LogitSummary
+from logitwatch.sinks.readings import Reading, Scalars
+from logitwatch.sinks.state_readings import histogram_reading
+from logitwatch.states.logit_summary import MOST_TERMS, LogitSummary
 from logitwatch.states.protocol import State
 
 __all__ = ["LogitMonitor"]
+
+logger = logging.getLogger("logitwatch")
 
 
 class LogitMonitor(Monitor):
@@ -60,6 +62,11 @@ class LogitMonitor(Monitor):
         super().__init__(budget=budget, every_n_steps=every_n_steps, rows=rows, source=source, on_fault=on_fault)
         self._terms: list[str] = []
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """See `Monitor.setup`; the terms of another run's loss are forgotten."""
+        self._terms = []
+        super().setup(trainer, pl_module, stage)
+
     def empty(self, device: torch.device) -> LogitSummary:
         """See `Monitor.empty`."""
         return LogitSummary.empty(device=device)
@@ -72,7 +79,7 @@ class LogitMonitor(Monitor):
         logits = sample.logits if histograms else None
         summary = LogitSummary.of(sample.statistics, logits, sample.valid & ~sample.bad_target)
         if terms:
-            self._terms += [name for name in terms if name not in self._terms]
+            self._name_terms(terms)
             summary = summary.with_terms([terms.get(name) for name in self._terms])
         return summary.with_every_row(high, low, observation.valid, observation.bad_target, observation.known)
 
@@ -89,7 +96,7 @@ class LogitMonitor(Monitor):
             "confidence_histogram": summary.confidence_histogram,
             "entropy_histogram": summary.entropy_histogram,
         }
-        found = (_histogram(tags("logits", name), histogram, step) for name, histogram in drawn.items())
+        found = (histogram_reading(tags("logits", name), histogram, step) for name, histogram in drawn.items())
         return [Scalars(values=scalars, step=step), *(reading for reading in found if reading is not None)]
 
     def headline(self, state: State, tags: Tags) -> dict[str, float]:
@@ -101,6 +108,13 @@ class LogitMonitor(Monitor):
     def rows_in(self, state: State) -> int:
         """See `Monitor.rows_in`."""
         return int(cast(LogitSummary, state).seen)
+
+    def _name_terms(self, terms: Mapping[str, Tensor]) -> None:
+        """Give each new term a place, as long as there are places; say once which have none."""
+        new = [name for name in terms if name not in self._terms]
+        self._terms += new
+        if new and len(self._terms) > MOST_TERMS:
+            logger.warning("logitwatch: of the terms of the loss %d are followed, not %s", MOST_TERMS, new)
 
 
 def _scalars(summary: LogitSummary) -> dict[str, float]:
@@ -115,8 +129,10 @@ def _scalars(summary: LogitSummary) -> dict[str, float]:
         "overconfidence": means["nll"] - means["entropy"],
         "saturation": summary.tied.item() / max(1, int(summary.counted)),
     }
-    finite = int(summary.logits.count) > 0
-    kept = {n: v for n, v in values.items() if finite and not math.isnan(v)}
+    # A range nobody was in, or a mean over no row, is not a number.
+    kept = {n: v for n, v in values.items() if not math.isnan(v) and not (n in ("max", "min") and math.isinf(v))}
+    if int(summary.counted) == 0:
+        del kept["saturation"]
     counts = {
         "nonfinite": summary.nonfinite,
         "ignored": summary.ignored,
@@ -124,24 +140,3 @@ def _scalars(summary: LogitSummary) -> dict[str, float]:
         "rows": summary.seen,
     }
     return kept | {name: float(count) for name, count in counts.items()}
-
-
-def _histogram(tag: str, histogram: LogitHistogram, step: int) -> Histogram | None:
-    counts, edges = histogram.buckets(30)
-    if not counts:
-        return None
-    unit, meaning = describe(tag)
-    nonfinite = histogram.nan + histogram.positive_infinite + histogram.negative_infinite
-    return Histogram(
-        tag=tag,
-        step=step,
-        counts=counts,
-        edges=edges,
-        minimum=edges[0],
-        maximum=edges[-1],
-        total=histogram.total.item(),
-        squares=histogram.squares.item(),
-        nonfinite=int(nonfinite),
-        unit=unit,
-        meaning=meaning,
-    )

@@ -17,6 +17,8 @@ class Monitor(LightningCallback, Reporter):
 
     A monitor defines what a `Reporter` says. When to look, how ranks are reduced, where readings go and what happens to
     its exceptions is the business of the session, which all monitors of a module share.
+
+    The batch hooks of Lightning are None here, so that they cost nothing; a subclass may define one, without `super`.
     """
 
     # A plain attribute in place of Lightning's property, which it asks for at every hook of every step.

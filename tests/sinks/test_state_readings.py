@@ -17,7 +17,8 @@ def test_the_buckets_hold_every_finite_value_once():
     assert sum(reading.counts) == len(VALUES)
     assert reading.nonfinite == 3
     assert len(reading.counts) + 1 == len(reading.edges) <= BUCKETS + 1
-    inside = [int(((low <= VALUES) & (high > VALUES)).sum()) for low, high in zip(reading.edges, reading.edges[1:])]
+    pairs = zip(reading.edges[:-1], reading.edges[1:], strict=True)
+    inside = [int(((low <= VALUES) & (high > VALUES)).sum()) for low, high in pairs]
     # a value on an edge counts away from zero, and no value of this sample lies on one
     assert inside == reading.counts
     assert reading.total == pytest.approx(VALUES.double().sum().item())

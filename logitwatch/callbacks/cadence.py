@@ -22,7 +22,7 @@ HISTOGRAM_EVERY = 4
 class Cadence:
     """Which optimizer steps are looked at, how many rows of each, and which are reported.
 
-    Either set by hand (``every_n_steps``), or chosen so that looking and reporting cost at most ``budget`` of the step
+    Either set by hand (``every_n_steps``), or chosen so that looking and reporting cost about ``budget`` of the step
     time: during the first 32 steps a few looks and reports are timed, then the cadence is frozen, so that a run can be
     repeated and resumed with the same one.
 

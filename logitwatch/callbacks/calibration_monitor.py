@@ -24,7 +24,7 @@ class CalibrationMonitor(Monitor):
 
     Logged, under ``calibration/<stage>/``: ``ece``, ``null_ece``, ``accuracy``, ``confidence`` (fraction),
     ``brier_score``, ``nll`` (nats), and the curve ``reliability``. An ``ece`` near its ``null_ece`` is no evidence of
-    miscalibration. In training the sampled rows of the looks are gathered until there are a thousand; validation counts
+    miscalibration. In training the sampled rows of the looks are gathered until there are 256; validation counts
     every row.
 
     Args:
@@ -42,7 +42,7 @@ class CalibrationMonitor(Monitor):
         ValueError: num_bins must be >= 1, got 0
     """
 
-    fewest_rows = 1000
+    fewest_rows = 256
 
     def __init__(
         self,

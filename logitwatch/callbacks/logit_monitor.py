@@ -101,9 +101,7 @@ class LogitMonitor(Monitor):
 
     def headline(self, state: State, tags: Tags) -> dict[str, float]:
         """See `Monitor.headline`."""
-        values = _scalars(cast(LogitSummary, state))
-        names = ("max", "norm", "entropy", "confidence", "margin", "nll", "accuracy", "overconfidence", "nonfinite")
-        return {tags("logits", name): values[name] for name in names if name in values}
+        return {tags("logits", name): value for name, value in _scalars(cast(LogitSummary, state)).items()}
 
     def rows_in(self, state: State) -> int:
         """See `Monitor.rows_in`."""

@@ -58,7 +58,7 @@ class Reporter(ABC):
 
     @abstractmethod
     def headline(self, state: State, tags: Tags) -> dict[str, float]:
-        """The few epoch values that EarlyStopping and ModelCheckpoint may monitor."""
+        """The epoch values that EarlyStopping and ModelCheckpoint may monitor."""
 
     @abstractmethod
     def rows_in(self, state: State) -> int:

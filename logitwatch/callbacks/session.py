@@ -167,8 +167,8 @@ class Session:
         self.cadence.freeze(every, rows, step=step)
         text = (
             f"Looks at every {every} optimizer steps, {rows} rows of each, and reports every "
-            f"{self.cadence.report_every}: at most {self.cadence.budget:.1%} of the step time. To repeat this exactly: "
-            f"`LogitMonitor(every_n_steps={every}, rows={rows})`."
+            f"{self.cadence.report_every}, by a budget of {self.cadence.budget:.1%} of the step time. To repeat this "
+            f"exactly: `watch(every_n_steps={every}, rows={rows})`."
         )
         self.outlet.write([Text(tag="logitwatch/cadence", step=step, markdown=text)])
 
@@ -201,10 +201,15 @@ class Session:
                 continue
             self.windows.clear(monitor, "train")
             with self.faults.isolated(type(monitor).__name__):
-                readings += monitor.readings(state, Tags("train", source=monitor.source), step)
+                readings += monitor.readings(state, self._tags(monitor, "train"), step)
         itself = self.ledger.balance()
         itself |= {"logitwatch/faults": self.faults.count, "logitwatch/dropped": self.outlet.dropped}
         self.outlet.write([*readings, Scalars(values=itself, step=step)])
+
+    def _tags(self, monitor: Reporter, stage: str, loader: int = 0) -> Tags:
+        """Tags of a monitor; they name its source only where another monitor of its kind follows another one."""
+        alone = sum(type(other) is type(monitor) for other in self.monitors) == 1
+        return Tags(stage, loader, None if alone else monitor.source)
 
     def _on_train_start(self) -> None:
         self.ledger = Ledger(self._now)
@@ -227,7 +232,7 @@ class Session:
             rows = monitor.rows_in(state)
             if rows == 0:
                 continue
-            tags = Tags(stage, loader, monitor.source)
+            tags = self._tags(monitor, stage, loader)
             with self.faults.isolated(type(monitor).__name__):
                 readings += monitor.readings(state, tags, step)
                 if stage != "predict":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class Witness:
         self._tap = tap
         self._said: set[tuple[str, str]] = set()
         self._empty: dict[str, int] = {}
+        self._missed: Counter[tuple[str, str]] = Counter()
 
     def testify(self, look: Look, seen: Sequence[tuple[Call, Observation]]) -> list[Text]:
         """Texts to be reported of this look: a proof at the first capture, nothing afterwards. Warnings are logged."""
@@ -35,6 +37,7 @@ class Witness:
         silent = self._tap.silent_source(look)
         if silent is not None:
             self._warn(stage, "silent", _silence(stage, silent))
+        self._miss(stage, [call.source for call, _ in seen])
         if not seen:
             self._empty[stage] = self._empty.get(stage, 0) + 1
             if self._empty[stage] == SILENT_LOOKS and silent is None and stage != "predict":
@@ -46,6 +49,16 @@ class Witness:
             if self._first(stage, call.source):
                 texts.append(self._proof(look, call, observation))
         return texts
+
+    def _miss(self, stage: str, sources: Sequence[str]) -> None:
+        """Say once of a source that was asked for by name that it does not speak."""
+        for name in self._tap.requested:
+            if name in sources:
+                self._missed[stage, name] = -1
+            elif self._missed[stage, name] >= 0:
+                self._missed[stage, name] += 1
+                if self._missed[stage, name] == SILENT_LOOKS and stage != "predict":
+                    self._warn(stage, f"source {name}", _no_such(stage, name, sources, self._tap.criteria))
 
     def _proof(self, look: Look, call: Call, observation: Observation) -> Text:
         shape = f"{tuple(call.logits.shape)} {str(call.logits.dtype).removeprefix('torch.')}"
@@ -86,6 +99,15 @@ def _silence(stage: str, level: Level) -> str:
         f"nothing was captured in the last {SILENT_LOOKS} {stage} steps looked at, though the {level.name.lower()} "
         "spoke before. If it was compiled in the meantime, its hook is gone: start the Trainer before compiling, or "
         "call logitwatch.observe(logits, targets) in the step."
+    )
+
+
+def _no_such(stage: str, name: str, sources: Sequence[str], criteria: Sequence[str]) -> str:
+    return (
+        f"the source {name!r} was asked for and not seen in {SILENT_LOOKS} {stage} steps. Seen were: "
+        f"{', '.join(dict.fromkeys(sources)) or 'none'}; criterion modules are: {', '.join(criteria) or 'none'}. A "
+        "source is the name of one of these, of cross_entropy, nll_loss or binary_cross_entropy_with_logits, or of a "
+        "submodule whose output is the logits."
     )
 
 

@@ -53,7 +53,8 @@ class Tap:
         self._module = weakref.ref(module)
         self.listener: Listener | None = None
         self._look: Look | None = None
-        self._requested: set[str] = set()
+        self._running = False
+        self.requested: set[str] = set()
         self._undo: list[Callable[[], None]] = []
         self._lenders: list[Lender] = []
         self._best: dict[str, Level | None] = {}
@@ -79,8 +80,8 @@ class Tap:
         module = self._module()
         assert module is not None
         self.listener = listener
-        new = (requested or set()) - self._requested
-        self._requested |= new
+        new = (requested or set()) - self.requested
+        self.requested |= new
         submodules, criteria = dict(module.named_modules()), watched_criteria(module)
         for name in new & (submodules.keys() - criteria.keys() - {""}):
             self._hook(submodules[name], self._on_module(name))
@@ -101,13 +102,13 @@ class Tap:
             self._undo.pop()()
         self.listener = self._look = None
         self.attached = False
-        self._requested, self.criteria, self._lenders = set(), [], []
+        self.requested, self.criteria, self._lenders = set(), [], []
         self._best, self._silent = {}, {}
 
     def observations(self, look: Look) -> list[tuple[Call, Observation]]:
         """The calls of a look as observations, the first of them from the primary source."""
         seen = []
-        for call in look.calls(self._requested):
+        for call in look.calls(self.requested):
             rows = (call.lent or {}).get("rows")
             observation = Observation.of(
                 call.logits,
@@ -147,11 +148,17 @@ class Tap:
     def _around(self, stage: str) -> Callable[..., Any]:
         def around(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             listener = self.listener
-            look = None if listener is None else listener.wants(stage, args, kwargs)
-            if look is None or listener is None:
+            if self._running or listener is None:  # a step called by another step is part of that one
                 return step(*args, **kwargs)
-            with self._looking(look):
-                result = step(*args, **kwargs)
+            look = listener.wants(stage, args, kwargs)
+            self._running = True
+            try:
+                if look is None:
+                    return step(*args, **kwargs)
+                with self._looking(look):
+                    result = step(*args, **kwargs)
+            finally:
+                self._running = False
             look.finish(result)
             listener.receive(look)
             return result
@@ -180,7 +187,7 @@ class Tap:
         A compiled network is compiled once more under a mode, so in training criteria that have a hook are given a look
         to speak. Elsewhere every row counts, so there nothing is left to the second look.
         """
-        if self._requested:
+        if self.requested:
             return True
         best = self._best.get(stage)
         if best is not None:

@@ -26,10 +26,9 @@ _LOGITS = (
     Chart("trouble: non-finite and saturated", ("nonfinite", "saturation")),
 )
 _CALIBRATION = (
-    Chart("calibration error beside its null floor (fraction)", ("ece", "smooth_ece", "null_ece")),
+    Chart("calibration error beside its null floor (fraction)", ("ece", "null_ece")),
     Chart("confidence beside accuracy (fraction)", ("confidence", "accuracy")),
-    Chart("NLL, and at the best temperature (nats)", ("nll", "refinement")),
-    Chart("best temperature (above 1: over-confident)", ("temperature",)),
+    Chart("NLL (nats)", ("nll",)),
 )
 _SUITE = (
     Chart("overhead and coverage (fraction)", ("overhead", "coverage")),
@@ -60,6 +59,9 @@ def scalar_layout(tags: Iterable[str]) -> dict[str, list[Chart]]:
     for title, family, charts in (("Logits", "logits", _LOGITS), ("Calibration", "calibration", _CALIBRATION)):
         for stage in _stages(seen, family):
             layout[f"{title}: {stage}"] = _present(charts, f"{family}/{stage}", seen)
+    for stage in _stages(seen, "losses"):
+        terms = tuple(sorted(tag for tag in seen if tag.startswith(f"losses/{stage}/")))
+        layout[f"Loss: {stage}"] = [Chart("terms of the loss (nats)", terms)]
     rules = tuple(sorted(tag for tag in seen if tag.startswith("alerts/")))
     layout["Alerts"] = [Chart("alerts raised (count)", rules)] if rules else []
     layout["The suite itself"] = _present(_SUITE, "logitwatch", seen)

@@ -21,7 +21,7 @@ _MOST_BINS = 512
 _LONGEST_TITLE = 63
 
 _LOWER_IS_BETTER = (
-    *("min", "nll", "ece", "adaptive_ece", "debiased_ece", "smooth_ece", "ks_error", "brier_score", "refinement"),
+    *("min", "nll", "ece", "brier_score"),
     *("aurc", "augrc"),
 )
 _HIGHER_MATTERS = ("max", "accuracy", "nonfinite", "overhead", "faults", "dropped")

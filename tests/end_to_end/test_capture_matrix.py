@@ -398,9 +398,9 @@ def test_a_named_submodule_is_followed(tmp_path):
     watched_model = model(L)
     reported = watched(watched_model, tmp_path, source="net.3")
     rows, _ = joined(watched_model.recorded["train"])
-    expected = {f"logits/train/{name}/net.3": value for name, value in expected_logits(rows).items()}
+    expected = {f"logits/train/{name}": value for name, value in expected_logits(rows).items()}
     assert {tag: reported[tag] for tag in expected} == pytest.approx(expected, **CLOSE)
-    assert "logits/train/accuracy/net.3" not in reported
+    assert "logits/train/accuracy" not in reported
 
 
 def test_a_named_criterion_is_followed_beside_the_first(tmp_path):
@@ -412,7 +412,41 @@ def test_a_named_criterion_is_followed_beside_the_first(tmp_path):
     watched_model = model(L, step, main=nn.CrossEntropyLoss(), aux=nn.CrossEntropyLoss())
     reported = watched(watched_model, tmp_path, source="aux")
     rows, targets = joined(watched_model.recorded["train"])
-    agrees(reported, rows, targets, suffix="/aux")
+    agrees(reported, rows, targets)
+
+
+def test_monitors_of_one_kind_that_follow_different_sources_name_them_in_their_tags(tmp_path):
+    def step(module, batch, stage):
+        x, y = batch
+        logits = module.net(x)
+        return module.main(logits, y) + module.aux(2 * logits, y)
+
+    watched_model = model(L, step, main=nn.CrossEntropyLoss(), aux=nn.CrossEntropyLoss())
+    both = [logitwatch.LogitMonitor(every_n_steps=1), logitwatch.LogitMonitor(every_n_steps=1, source="aux")]
+    trainer(L, both, folder=tmp_path).fit(watched_model, loader())
+    reported = last(tmp_path)
+    assert reported["logits/train/max/aux"] == 2 * reported["logits/train/max"]
+
+
+def test_a_source_that_is_not_there_is_said_once_with_what_is(tmp_path, caplog):
+    monitors = logitwatch.watch(every_n_steps=1, source="no.such")
+    trainer(L, monitors, folder=tmp_path, log_every_n_steps=1).fit(model(L, unused=nn.CrossEntropyLoss()), loader())
+    warnings = [r.getMessage() for r in caplog.records if "no.such" in r.getMessage()]
+    assert len(warnings) == 1
+    assert "cross_entropy" in warnings[0]
+    assert "unused" in warnings[0]
+
+
+def test_a_validation_step_that_calls_the_training_step_is_validation(tmp_path):
+    class Reusing(type(model(L))):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            return self.training_step(batch, batch_idx)
+
+    watched_model = Reusing()
+    t = trainer(L, logitwatch.watch(every_n_steps=1), folder=tmp_path, num_sanity_val_steps=2)
+    t.fit(watched_model, loader(64), loader(48, start=64))
+    reported = last(tmp_path)
+    assert (reported["logits/train/rows"], reported["logits/val/rows"]) == (64, 48)
 
 
 def test_a_criterion_that_is_not_used_costs_one_look_of_the_training_and_no_row_of_the_validation(tmp_path):

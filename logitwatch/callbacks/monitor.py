@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from logitwatch.callbacks._compat import LightningCallback
+from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.reporter import Reporter
 from logitwatch.callbacks.session import Session
 
@@ -47,7 +48,8 @@ class Monitor(LightningCallback, Reporter):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Join the session of this module before anything is compiled or wrapped."""
-        self._session = Session.join(trainer, pl_module, self)
+        with Faults(self.on_fault).isolated(f"setup of {type(self).__name__}"):
+            self._session = Session.join(trainer, pl_module, self)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the sinks."""
@@ -75,13 +77,11 @@ class Monitor(LightningCallback, Reporter):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Save what is known and take every hook off: Lightning calls no teardown after an exception."""
-        self._tell("abort")
+        self._leave("abort")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take every hook off."""
-        self._left = self.state_dict() or self._left
-        self._tell("close")
-        self._session = None
+        self._leave("close")
 
     def state_dict(self) -> dict[str, Any]:
         """Cadence, private random state and open window, as plain numbers and tensors; after a run, as it left them."""
@@ -90,6 +90,18 @@ class Monitor(LightningCallback, Reporter):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on as saved; read when the first step begins."""
         self.saved = state_dict
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle has the options and the state, and nothing of the Trainer and the module."""
+        attached = ("log", "log_dict")  # by Lightning: methods of the module
+        kept = {name: value for name, value in self.__dict__.items() if name not in attached}
+        return {**kept, "_session": None, "_left": self.state_dict()}
+
+    def _leave(self, event: str) -> None:
+        self._left = self.state_dict() or self._left
+        self._tell(event)
+        # What a checkpoint brought and no training step took up is not for a later run.
+        self._session, self.saved = None, {}
 
     def _tell(self, event: str, *args: Any) -> None:
         if self._session is not None:

@@ -24,17 +24,19 @@ class Outlet:
         self._trainer = trainer
         self._faults = faults
         self._sinks: list[Sink] | None = None
+        self._loggers: list[Any] = []
         self.dropped = 0
 
     def open(self) -> list[Sink]:
-        """The sinks, found from the loggers."""
-        if self._sinks is None:
-            self._sinks = []
-            if self._trainer.is_global_zero:
-                loggers = self._trainer.loggers
-                for logger in loggers:  # some name their folder only when their experiment exists
-                    with self._faults.isolated(f"logger {type(logger).__name__}"):
-                        _ = logger.experiment
+        """The sinks, found from the loggers; found again where these were exchanged, as tuners do for a while."""
+        loggers = list(self._trainer.loggers) if self._trainer.is_global_zero else []
+        if self._sinks is None or loggers != self._loggers:
+            self.close()
+            self._sinks, self._loggers = [], loggers
+            for logger in loggers:  # some name their folder only when their experiment exists
+                with self._faults.isolated(f"logger {type(logger).__name__}"):
+                    _ = logger.experiment
+            with self._faults.isolated("opening of the sinks"):
                 self._sinks = open_sinks(loggers, log_folder(loggers))
         return self._sinks
 

@@ -39,8 +39,8 @@ class Session:
         self.witness = Witness(self.tap)
         self.outlet = Outlet(trainer, self.faults)
         self.windows = Windows()
-        self.ledger = Ledger(self._now)
         self.cadence: Cadence | None = None
+        self.ledger = Ledger(self._now)
         self._step, self._step_start = -1, 0.0
         self._undisturbed = False  # whether the step under way is one whose time says what steps cost
 
@@ -77,17 +77,20 @@ class Session:
     def receive(self, look: Look) -> None:
         """See `Listener.receive`."""
         start = self._now()
-        with self.faults.isolated("capture"), torch.no_grad():
-            self._absorb(look)
+        if self.faults.armed("capture"):
+            with self.faults.isolated("capture"), torch.no_grad():
+                self._absorb(look)
         if look.stage != "train" or self.cadence is None:
             return
         seen = self._now()
         self.cadence.timed_look(seen - start)
-        with self.faults.isolated("report"):
-            if self.cadence.report(look.step):
+        if self.cadence.report(look.step):
+            # Not gated by its faults: every rank takes part in every reduction.
+            with self.faults.isolated("report"):
                 self._report_window(look.step)
-                self.cadence.timed_report(self._now() - seen)
-                if self.cadence.ready():
+            self.cadence.timed_report(self._now() - seen)
+            if self.cadence.ready():
+                with self.faults.isolated("cadence"):
                     self._freeze(look.step)
         self.ledger.spent(self._now() - start)
 
@@ -122,18 +125,24 @@ class Session:
         with self.faults.isolated("saving"):
             state["window"] = self.windows.saved(monitor)
             state["cadence"] = self.cadence.state_dict()
-            state["sampling"] = self.tap.generator(self.module.device).get_state()
+            # Generators of two kinds of device do not mix, so their state is kept under the kind.
+            state["sampling"] = {self.module.device.type: self.tap.generator(self.module.device).get_state()}
         return state
 
     def _wants_training_step(self) -> Look | None:
         self.ledger.step()
         step = self.trainer.global_step
+        if step < self._step:  # a tuner tried something and put the Trainer back
+            self.cadence, self.windows, self.ledger = None, Windows(), Ledger(self._now)
+            self._undisturbed = False
         cadence = self.cadence or self._start_cadence()
-        if not cadence.frozen and step != self._step:
-            now = self._now()
-            if self._undisturbed:
-                cadence.timed_step(now - self._step_start)
-            self._step, self._step_start, self._undisturbed = step, now, True
+        if step != self._step:
+            if not cadence.frozen:
+                now = self._now()
+                if self._undisturbed:
+                    cadence.timed_step(now - self._step_start)
+                self._step_start, self._undisturbed = now, True
+            self._step = step
         if not cadence.look(step):
             return None
         self._undisturbed = False
@@ -148,17 +157,19 @@ class Session:
             budget=min(m.budget for m in self.monitors),
             every_n_steps=min(by_hand, default=None),
             rows=max(rows, default=None),
-            report_every=self.trainer.log_every_n_steps,
+            report_every=self.trainer.log_every_n_steps or 50,
         )
         for monitor in self.monitors:
             saved, monitor.saved = monitor.saved, {}
             with self.faults.isolated("resuming"):
                 if "cadence" in saved:
                     self.cadence.load_state_dict(saved["cadence"])
-                if "sampling" in saved:
-                    self.tap.generator(self.module.device).set_state(saved["sampling"].cpu())
                 if "window" in saved and self.trainer.is_global_zero:  # it is that of rank 0
                     self.windows.restore(monitor, saved["window"], self.module.device)
+            with self.faults.isolated("resuming the sampling"):
+                drawn = saved.get("sampling", {}).get(self.module.device.type)
+                if drawn is not None:
+                    self.tap.generator(self.module.device).set_state(drawn.cpu())
         return self.cadence
 
     def _freeze(self, step: int) -> None:
@@ -167,22 +178,27 @@ class Session:
         self.cadence.freeze(every, rows, step=step)
         text = (
             f"Looks at every {every} optimizer steps, {rows} rows of each, and reports every "
-            f"{self.cadence.report_every}, by a budget of {self.cadence.budget:.1%} of the step time. To repeat this "
-            f"exactly: `watch(every_n_steps={every}, rows={rows})`."
+            f"{self.cadence.report_every}, by a budget of {self.cadence.budget:.1%} of the step time. To keep this "
+            f"cadence: `watch(every_n_steps={every}, rows={rows})`."
         )
         self.outlet.write([Text(tag="logitwatch/cadence", step=step, markdown=text)])
 
     def _absorb(self, look: Look) -> None:
         """Make observations of a look and merge what each monitor makes of them."""
-        seen = self.tap.observations(look)
-        self.outlet.write(self.witness.testify(look, seen))
+        seen = []
+        for call in look.calls(self.tap.requested):
+            with self.faults.isolated("capture"):
+                seen.append((call, self.tap.observation(look, call)))
+        primary = seen[0][1].source if seen else None
+        followed = {monitor.source or primary for monitor in self.monitors}
+        self.outlet.write(self.witness.testify(look, seen, followed))
         training = self.cadence if look.stage == "train" else None
         histograms = training is None or training.histograms
-        primary = seen[0][1].source if seen else None
+        rows = sampled = 0
         for call, observation in seen:
             sample = observation if training is None else observation.sample(training.rows)
-            if training is not None and observation.source == primary:
-                self.ledger.looked(rows=observation.num_rows, sampled=sample.num_rows)
+            if observation.source == primary:
+                rows, sampled = rows + observation.num_rows, sampled + sample.num_rows
             terms = (call.lent or {}).get("terms")
             for monitor in self.monitors:
                 place = type(monitor).__name__
@@ -190,6 +206,8 @@ class Session:
                     with self.faults.isolated(place):
                         state = monitor.summary(observation, sample, terms, histograms=histograms)
                         self.windows.add(monitor, look.stage, look.loader, state)
+        if training is not None and rows:
+            self.ledger.looked(rows=rows, sampled=sampled)
 
     def _report_window(self, step: int, *, last: bool = False) -> None:
         """Report the training steps since the last report."""
@@ -200,8 +218,9 @@ class Session:
             if monitor.rows_in(state) < (1 if last else monitor.fewest_rows):
                 continue
             self.windows.clear(monitor, "train")
-            with self.faults.isolated(type(monitor).__name__):
-                readings += monitor.readings(state, self._tags(monitor, "train"), step)
+            if self.faults.armed(type(monitor).__name__):
+                with self.faults.isolated(type(monitor).__name__):
+                    readings += monitor.readings(state, self._tags(monitor, "train"), step)
         itself = self.ledger.balance()
         itself |= {"logitwatch/faults": self.faults.count, "logitwatch/dropped": self.outlet.dropped}
         self.outlet.write([*readings, Scalars(values=itself, step=step)])

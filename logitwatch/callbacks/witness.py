@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,8 +31,16 @@ class Witness:
         self._empty: dict[str, int] = {}
         self._missed: Counter[tuple[str, str]] = Counter()
 
-    def testify(self, look: Look, seen: Sequence[tuple[Call, Observation]]) -> list[Text]:
-        """Texts to be reported of this look: a proof at the first capture, nothing afterwards. Warnings are logged."""
+    def testify(
+        self, look: Look, seen: Sequence[tuple[Call, Observation]], followed: Collection[str | None]
+    ) -> list[Text]:
+        """Texts to be reported of this look: a proof at the first capture, nothing afterwards. Warnings are logged.
+
+        Args:
+            look: The step.
+            seen: What was captured in it.
+            followed: The sources some monitor follows.
+        """
         stage = look.stage
         silent = self._tap.silent_source(look)
         if silent is not None:
@@ -44,11 +52,13 @@ class Witness:
                 self._warn(stage, "nothing", _nothing(look, self._tap.criteria))
             return []
         self._empty[stage] = 0
-        texts = []
-        for call, observation in seen:
-            if self._first(stage, call.source):
-                texts.append(self._proof(look, call, observation))
-        return texts
+        others = sorted({call.source for call, _ in seen} - set(followed))
+        note = "".join(f" Also seen and not followed: `{name}` (`source={name!r}`)." for name in others)
+        return [
+            self._proof(look, call, observation, note)
+            for call, observation in seen
+            if call.source in followed and self._first(stage, call.source)
+        ]
 
     def _miss(self, stage: str, sources: Sequence[str]) -> None:
         """Say once of a source that was asked for by name that it does not speak."""
@@ -60,12 +70,12 @@ class Witness:
                 if self._missed[stage, name] == SILENT_LOOKS and stage != "predict":
                     self._warn(stage, f"source {name}", _no_such(stage, name, sources, self._tap.criteria))
 
-    def _proof(self, look: Look, call: Call, observation: Observation) -> Text:
+    def _proof(self, look: Look, call: Call, observation: Observation, note: str) -> Text:
         shape = f"{tuple(call.logits.shape)} {str(call.logits.dtype).removeprefix('torch.')}"
         text = f"Watching `{call.source}` in {look.stage}: logits {shape}, {observation.num_rows} rows"
         proof = prove(call, observation)
         if proof is None:
-            return Text(tag=f"logitwatch/capture/{look.stage}", step=look.step, markdown=f"{text}.")
+            return Text(tag=f"logitwatch/capture/{look.stage}", step=look.step, markdown=f"{text}.{note}")
         text += f"; loss recomputed from them {proof.recomputed:.6g}, returned {proof.returned:.6g}"
         text += f" (relative difference {proof.residual:.1e})"
         loss = _loss(look.result)
@@ -73,7 +83,7 @@ class Witness:
             text += f"; {proof.returned / loss:.1%} of the loss of the step"
         if not proof.holds:
             self._warn(look.stage, "proof", f"{text}. They disagree: the numbers of this source are not to be trusted.")
-        return Text(tag=f"logitwatch/capture/{look.stage}", step=look.step, markdown=f"{text}.")
+        return Text(tag=f"logitwatch/capture/{look.stage}", step=look.step, markdown=f"{text}.{note}")
 
     def _warn(self, stage: str, kind: str, text: str) -> None:
         if self._first(stage, f" {kind}"):

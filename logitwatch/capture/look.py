@@ -49,7 +49,7 @@ class Look:
         try:
             self.add(level, read(*args))
         except Exception as error:
-            self._fault = error
+            self._fault = error.with_traceback(None)  # its frames would keep the logits
 
     def seen(self, level: Level) -> list[Call]:
         """Calls noted at a level so far."""

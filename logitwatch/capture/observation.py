@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from logitwatch.functional.numerics import upcast
+from logitwatch.functional.numerics import chunk_elements, upcast
 from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
 
 __all__ = ["Observation"]
@@ -166,7 +166,9 @@ class Observation:
         low = upcast(self._block.amin(1)).reshape(-1)
         # On an accelerator looking at the values would wait for the device, so there the careful way is always taken.
         if low.device.type != "cpu" or bool((low == -torch.inf).any()):
-            parts = [z.masked_fill(z == -torch.inf, torch.inf).amin(-1) for z in self._pieces()]
+            step = max(1, chunk_elements(low.device) // self._block.shape[1])
+            chunks = (chunk for piece in self._pieces() for chunk in torch.split(piece, step))
+            parts = [z.masked_fill(z == -torch.inf, torch.inf).amin(-1) for z in chunks]
             low = upcast(torch.cat(parts)) if parts else low
         return high, low
 

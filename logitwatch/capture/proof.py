@@ -10,7 +10,7 @@ from torch import Tensor
 
 from logitwatch.capture.criteria import Call
 from logitwatch.capture.observation import Observation
-from logitwatch.functional.numerics import upcast
+from logitwatch.functional.numerics import accumulator_dtype, upcast
 
 __all__ = ["Proof", "prove"]
 
@@ -50,29 +50,29 @@ def prove(call: Call, observation: Observation) -> Proof | None:
     """
     if call.recompute is None or call.result is None or observation.targets is None or not observation.num_rows:
         return None
-    logits, targets = observation.logits, observation.targets
+    logits, targets, wide = observation.logits, observation.targets, accumulator_dtype(call.result.device)
     if observation.binary:
         logits = logits.reshape(-1)
     losses = torch.cat(
         [
-            call.recompute(upcast(logits[i : i + CHUNK_ROWS]), targets[i : i + CHUNK_ROWS]).double()
+            call.recompute(upcast(logits[i : i + CHUNK_ROWS]), targets[i : i + CHUNK_ROWS]).to(wide)
             for i in range(0, len(logits), CHUNK_ROWS)
         ]
     )
     recomputed = losses.sum() if call.reduction == "sum" else losses.sum() / _denominator(call, observation)
-    returned = call.result.double().mean()
+    returned = call.result.to(wide).mean()
     if call.reduction == "none":
         recomputed = losses.mean()
     return Proof(call.source, recomputed.item(), returned.item())
 
 
-def _denominator(call: Call, observation: Observation) -> Tensor:
+def _denominator(call: Call, observation: Observation) -> Tensor | int:
     """What torch's mean divides by: the weights of the counted targets, or the number of rows for soft ones."""
     targets = observation.targets
     assert targets is not None
     if targets.ndim == 2 or observation.binary:
-        return torch.tensor(len(targets), dtype=torch.float64)
+        return len(targets)
     counted = targets[observation.valid].long()
     if call.weight is None:
-        return torch.tensor(len(counted), dtype=torch.float64)
-    return call.weight.double()[counted].sum()
+        return len(counted)
+    return call.weight.to(accumulator_dtype(counted.device))[counted].sum()

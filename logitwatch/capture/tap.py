@@ -105,26 +105,21 @@ class Tap:
         self.requested, self.criteria, self._lenders = set(), [], []
         self._best, self._silent = {}, {}
 
-    def observations(self, look: Look) -> list[tuple[Call, Observation]]:
-        """The calls of a look as observations, the first of them from the primary source."""
-        seen = []
-        for call in look.calls(self.requested):
-            rows = (call.lent or {}).get("rows")
-            observation = Observation.of(
-                call.logits,
-                call.targets,
-                class_dim=call.class_dim,
-                ignore_index=call.ignore_index,
-                mask=call.mask,
-                binary=call.binary,
-                stage=look.stage,
-                source=call.source,
-                step=look.step,
-                known=rows,
-                generator=self.generator(call.logits.device),
-            )
-            seen.append((call, observation))
-        return seen
+    def observation(self, look: Look, call: Call) -> Observation:
+        """A call of a look as rows of logits; may raise where its shapes do not belong together."""
+        return Observation.of(
+            call.logits,
+            call.targets,
+            class_dim=call.class_dim,
+            ignore_index=call.ignore_index,
+            mask=call.mask,
+            binary=call.binary,
+            stage=look.stage,
+            source=call.source,
+            step=look.step,
+            known=(call.lent or {}).get("rows"),
+            generator=self.generator(call.logits.device),
+        )
 
     def silent_source(self, look: Look) -> Level | None:
         """The level that used to speak in this stage and has now been silent for a few looks, said once; else None."""

@@ -5,12 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logitwatch.functional.numerics import UNDERFLOW, full_precision, upcast
+from logitwatch.functional.numerics import UNDERFLOW, accumulator_dtype, chunk_elements, full_precision, upcast
 
 __all__ = ["RowStatistics", "binary_row_statistics", "row_statistics"]
 
-# Two float32 buffers of this many elements, 512 KiB each, are what a current core keeps beside the chunk it reads.
-CHUNK_ELEMENTS = 131_072
 # Below this width two calls of max over the whole row are cheaper than maxima of blocks.
 BLOCK = 64
 WIDE = 512
@@ -53,7 +51,8 @@ class RowStatistics(NamedTuple):
     @property
     def norm(self) -> Tensor:
         """Euclidean norm of the present logits, float64 so that large offsets neither overflow nor cancel."""
-        return (self.squares.double() + self.classes.double() * self.mean_logit.double().square()).sqrt()
+        wide = accumulator_dtype(self.squares.device)
+        return (self.squares.to(wide) + self.classes.to(wide) * self.mean_logit.to(wide).square()).sqrt()
 
 
 def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatistics:
@@ -83,7 +82,7 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
     """
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must be [rows, classes] with at least one class, got {tuple(logits.shape)}")
-    step = max(1, CHUNK_ELEMENTS // logits.shape[1])
+    step = max(1, chunk_elements(logits.device) // logits.shape[1])
     with full_precision(logits.device):
         chunks = [
             _chunk_statistics(upcast(logits[i : i + step]), None if targets is None else targets[i : i + step])

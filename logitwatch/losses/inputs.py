@@ -91,13 +91,18 @@ def counted_rows(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor |
 
 
 def may_look(x: Tensor) -> bool:
-    """Whether a Python branch on values of ``x`` is free: on a CPU, unless `torch.compile` is tracing.
+    """Whether a Python branch on values of ``x`` is free: on a CPU, outside `torch.compile` and `torch.func`.
 
     Examples:
         >>> may_look(torch.zeros(1))
         True
     """
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not _is_transformed()
+
+
+def _is_transformed() -> bool:
+    """Whether a transform of `torch.func` runs, under which a value may stand for many."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined, unused-ignore]
 
 
 def maybe_absent(logits: Tensor) -> bool:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -26,6 +27,8 @@ __all__ = ["TensorBoardSink"]
 _LAYOUT_TAG = "custom_scalars__config__"
 _MOST_BUCKETS = 64
 _MOST_THRESHOLDS = 127  # the plugin's own limit
+
+_seen_tags: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
 
 
 class TensorBoardSink:
@@ -54,7 +57,8 @@ class TensorBoardSink:
         self._writer = writer
         self._prefix = prefix
         self._notices = Notices("TensorBoard")
-        self._scalar_tags: dict[str, str] = {}
+        # A test after a fit writes into the same file with a sink of its own, and the page shows the last layout.
+        self._scalar_tags = _seen_tags.setdefault(writer, {})
         self._explained: set[str] = set()
         self._layout: dict[str, list[Chart]] = {}
         self._file_writer: Any = None

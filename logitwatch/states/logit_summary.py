@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from logitwatch.functional.numerics import accumulator_dtype
 from logitwatch.functional.row_statistics import RowStatistics
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import LogitHistogram
@@ -168,9 +169,10 @@ def _moments(rows: RowStatistics, counted: Tensor, known: Tensor) -> Moments:
 
 def _pooled(rows: RowStatistics, counted: Tensor) -> Moments:
     """Moments of all present logits of the counted rows, from the centred sums of each row."""
-    n = torch.where(counted, rows.classes, 0).double()
-    mean = torch.where(counted, rows.mean_logit, 0.0).double()
-    squares = torch.where(counted, rows.squares, 0.0).double()
+    wide = accumulator_dtype(counted.device)
+    n = torch.where(counted, rows.classes, 0).to(wide)
+    mean = torch.where(counted, rows.mean_logit, 0.0).to(wide)
+    squares = torch.where(counted, rows.squares, 0.0).to(wide)
     return Moments(n.sum().long(), (n * mean).sum(), (squares + n * mean.square()).sum())
 
 

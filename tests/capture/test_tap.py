@@ -130,7 +130,7 @@ def test_the_best_source_that_spoke_is_the_primary_one(way, level, source):
     module.training_step(X)
     (look,) = ears.looks
     assert look.level is level
-    seen = tap.observations(look)
+    seen = [(call, tap.observation(look, call)) for call in look.calls(tap.requested)]
     assert seen[0][1].source == source
     assert [observation.source for _, observation in seen][-1] == "net"
     assert torch.equal(seen[0][1].logits, module.net(X))
@@ -202,7 +202,7 @@ def test_a_loss_that_lends_is_asked_only_while_it_is_looked_at():
     tap = Tap.of(module)
     tap.attach(ears)
     module.training_step(X)
-    seen = tap.observations(ears.looks[0])
+    seen = [(call, tap.observation(ears.looks[0], call)) for call in ears.looks[0].calls()]
     # What is lent belongs to its own call, and no later call writes over it.
     assert [call.lent["terms"]["call"].item() for call, _ in seen] == [1.0, 2.0]
     assert [observation.entropy.tolist() for _, observation in seen] == [[7.0] * 4] * 2

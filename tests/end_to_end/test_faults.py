@@ -246,3 +246,37 @@ def test_a_criterion_that_cannot_be_read_does_not_end_the_step(tmp_path, monkeyp
     t.fit(subject, loader())
     assert t.state.finished
     assert "no such option" in caplog.text
+
+
+def test_a_module_that_is_on_its_device_already_is_joined():
+    module = model(L).to("meta")
+    monitors = logitwatch.watch()
+    t = trainer(L, monitors)
+    for monitor in monitors:
+        monitor.on_fault = "raise"
+        monitor.setup(t, module, "fit")
+        monitor.teardown(t, module, "fit")
+
+
+def test_a_capture_that_keeps_failing_is_switched_off(tmp_path, caplog):
+    def step(module, batch, stage):
+        logits = module.net(batch[0])
+        logitwatch.observe(logits[:-1], batch[1])
+        return F.cross_entropy(logits, batch[1])
+
+    t = trainer(L, logitwatch.watch(every_n_steps=1), folder=tmp_path, log_every_n_steps=1)
+    t.fit(model(L, step), loader(160))
+    assert last(tmp_path)["logitwatch/faults"] == 3
+    assert "capture failed 3 times and is switched off" in caplog.text
+
+
+def test_one_call_that_cannot_be_read_leaves_the_others(tmp_path):
+    def step(module, batch, stage):
+        logits = module.net(batch[0])
+        logitwatch.observe(logits, batch[1])
+        logitwatch.observe(logits[:-1], batch[1])
+        return F.cross_entropy(logits, batch[1])
+
+    t = trainer(L, logitwatch.watch(every_n_steps=1), folder=tmp_path, log_every_n_steps=1)
+    t.fit(model(L, step), loader(32))
+    assert scalars(tmp_path)["logits/train/rows"] == [(0, 16.0), (1, 16.0)]

@@ -1,5 +1,7 @@
 """Penalties on logits that need no target: on the log-partition, on the norm, on confidence."""
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from logitwatch.functional.uncertainty import log_partition, softmax_entropy
 from logitwatch.losses.base import LogitLoss
 from logitwatch.losses.inputs import check_logits, check_penalty_weight, class_axis, mean_over_counted
 
-__all__ = ["ConfidencePenalty", "LogitPenalty", "ZLoss", "confidence_penalty", "logit_penalty", "z_loss"]
+__all__ = ["ConfidencePenalty", "LogitPenalty", "Penalty", "ZLoss", "confidence_penalty", "logit_penalty", "z_loss"]
 
 
 def z_loss(logits: Tensor, *, dim: int = -1) -> Tensor:
@@ -72,7 +74,39 @@ def confidence_penalty(logits: Tensor, *, dim: int = -1) -> Tensor:
     return -softmax_entropy(logits, dim=dim)
 
 
-class ZLoss(LogitLoss):
+class Penalty(LogitLoss):
+    """A weight times the mean, over the rows that count, of one number a row.
+
+    Args:
+        weight: What the mean is multiplied by, ``>= 0``.
+        ignore_index: Rows with this target do not count.
+
+    Raises:
+        ValueError: If ``weight`` is negative.
+    """
+
+    def __init__(self, weight: float, ignore_index: int = -100) -> None:
+        check_penalty_weight(weight)
+        super().__init__(ignore_index)
+        self.weight = weight
+
+    @abstractmethod
+    def of_rows(self, logits: Tensor, *, dim: int) -> Tensor:
+        """The number of each row."""
+
+    def forward(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
+        """See `LogitLoss.forward`."""
+        check_logits(logits)
+        values = self.of_rows(logits, dim=class_axis(logits))
+        value = self.weight * mean_over_counted(values, logits, targets, self.ignore_index)
+        self.lend(value)
+        return value
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"
+
+
+class ZLoss(Penalty):
     """Mean `z_loss` over the rows that count, times a weight: keeps logits from drifting off together.
 
     Args:
@@ -90,23 +124,14 @@ class ZLoss(LogitLoss):
     term_name = "z_loss"
 
     def __init__(self, weight: float = 1e-4, ignore_index: int = -100) -> None:
-        check_penalty_weight(weight)
-        super().__init__(ignore_index)
-        self.weight = weight
+        super().__init__(weight, ignore_index)
 
-    def forward(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
-        """See `LogitLoss.forward`."""
-        check_logits(logits)
-        values = z_loss(logits, dim=class_axis(logits))
-        value = self.weight * mean_over_counted(values, logits, targets, self.ignore_index)
-        self.lend(value)
-        return value
-
-    def extra_repr(self) -> str:
-        return f"weight={self.weight}"
+    def of_rows(self, logits: Tensor, *, dim: int) -> Tensor:
+        """See `z_loss`."""
+        return z_loss(logits, dim=dim)
 
 
-class LogitPenalty(LogitLoss):
+class LogitPenalty(Penalty):
     """Mean `logit_penalty` over the rows that count, times a weight: keeps the norm of the logits small.
 
     Args:
@@ -123,24 +148,12 @@ class LogitPenalty(LogitLoss):
 
     term_name = "logit_penalty"
 
-    def __init__(self, weight: float, ignore_index: int = -100) -> None:
-        check_penalty_weight(weight)
-        super().__init__(ignore_index)
-        self.weight = weight
-
-    def forward(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
-        """See `LogitLoss.forward`."""
-        check_logits(logits)
-        values = logit_penalty(logits, dim=class_axis(logits))
-        value = self.weight * mean_over_counted(values, logits, targets, self.ignore_index)
-        self.lend(value)
-        return value
-
-    def extra_repr(self) -> str:
-        return f"weight={self.weight}"
+    def of_rows(self, logits: Tensor, *, dim: int) -> Tensor:
+        """See `logit_penalty`."""
+        return logit_penalty(logits, dim=dim)
 
 
-class ConfidencePenalty(LogitLoss):
+class ConfidencePenalty(Penalty):
     """Mean `confidence_penalty` over the rows that count, times a weight: rewards entropy, so the value is ``<= 0``.
 
     Args:
@@ -157,18 +170,6 @@ class ConfidencePenalty(LogitLoss):
 
     term_name = "confidence_penalty"
 
-    def __init__(self, weight: float, ignore_index: int = -100) -> None:
-        check_penalty_weight(weight)
-        super().__init__(ignore_index)
-        self.weight = weight
-
-    def forward(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
-        """See `LogitLoss.forward`."""
-        check_logits(logits)
-        values = confidence_penalty(logits, dim=class_axis(logits))
-        value = self.weight * mean_over_counted(values, logits, targets, self.ignore_index)
-        self.lend(value)
-        return value
-
-    def extra_repr(self) -> str:
-        return f"weight={self.weight}"
+    def of_rows(self, logits: Tensor, *, dim: int) -> Tensor:
+        """See `confidence_penalty`."""
+        return confidence_penalty(logits, dim=dim)

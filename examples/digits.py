@@ -6,6 +6,9 @@ sure of more than it knows. Label smoothing holds the logits down; logit norm le
 
 import argparse
 import logging
+import os
+import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -116,7 +119,9 @@ def main() -> None:
     console = Console(highlight=False)
     console.print(f"\nValidation on 1697 digits after {args.epochs} epochs on 100:\n", table, sep="\n")
     console.print("\nAn ECE near its null ECE is noise. Confidence above accuracy is over-confidence.")
-    console.print(f"\nOpen the dashboard:\n  tensorboard --logdir {out}", soft_wrap=True)
+    # scripts/demo has an environment of its own, which need not be on the PATH
+    tool = "tensorboard" if shutil.which("tensorboard") else os.path.relpath(Path(sys.executable).with_name("tensorboard"))
+    console.print(f"\nOpen the dashboard:\n  {tool} --logdir {out}", soft_wrap=True)
 
 
 if __name__ == "__main__":

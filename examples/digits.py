@@ -120,7 +120,8 @@ def main() -> None:
     console.print(f"\nValidation on 1697 digits after {args.epochs} epochs on 100:\n", table, sep="\n")
     console.print("\nAn ECE near its null ECE is noise. Confidence above accuracy is over-confidence.")
     # scripts/demo has an environment of its own, which need not be on the PATH
-    tool = "tensorboard" if shutil.which("tensorboard") else os.path.relpath(Path(sys.executable).with_name("tensorboard"))
+    beside = os.path.relpath(Path(sys.executable).with_name("tensorboard"))
+    tool = "tensorboard" if shutil.which("tensorboard") else beside
     console.print(f"\nOpen the dashboard:\n  {tool} --logdir {out}", soft_wrap=True)
 
 

@@ -17,6 +17,7 @@ NICE = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 5000, 10_000)
 DEFAULT_ROWS = 64
 MOST_ROWS = 1024
 HISTOGRAM_EVERY = 4
+SAVED = ("every_n_steps", "rows", "report_every", "next_look", "next_report", "reports")
 
 
 class Cadence:
@@ -124,11 +125,12 @@ class Cadence:
     def choose(self) -> tuple[int, int]:
         """Steps between looks and rows of each that keep to the budget, from what was timed.
 
-        Times are taken on the safe side: a low quartile of the steps, the median of the warm looks, the last reports.
+        Times are taken on the safe side: a low quartile of the steps, the median of the warm looks. Of the reports
+        the first open files and fill caches.
         """
         step = statistics.quantiles(self._steps[2:] or [1.0], n=4)[0] if len(self._steps) > 3 else 1.0
         look = statistics.median(self._looks[2:] or [0.0])
-        report = statistics.median(self._report_times[1:] or [0.0])
+        report = statistics.median_low(self._report_times[1:] or [0.0])
         allowed = self.budget * step
         left = allowed - report / self.report_every
         n = look / left if left > 0 else math.inf
@@ -149,25 +151,23 @@ class Cadence:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers that restore this cadence exactly."""
-        return {
-            "every_n_steps": self.every_n_steps,
-            "rows": self.rows,
-            "report_every": self.report_every,
-            "next_look": self._next_look,
-            "next_report": self._next_report,
-            "reports": self._reports,
-        }
+        numbers = (self.every_n_steps, self.rows, self.report_every, self._next_look, self._next_report, self._reports)
+        return dict(zip(SAVED, numbers, strict=True))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on as saved. What is set by hand holds; a cadence that was not frozen when saved warms up anew."""
-        every = state["every_n_steps"]
+        """Go on as saved. What is set by hand holds; a cadence that was not frozen when saved warms up anew.
+
+        Raises:
+            ValueError: If it is not what `state_dict` gave; nothing is changed then.
+        """
+        every, rest = state["every_n_steps"], [state[n] for n in SAVED[1:]]
+        if not all(type(number) is int and number >= 0 for number in (every or 0, *rest)) or every == 0:
+            raise ValueError(f"expected the whole numbers {', '.join(SAVED)}, got {state}")
         if every is None or (self.frozen and every != self.every_n_steps):
             return
-        self.rows = self.rows if self._rows_by_hand else state["rows"]
-        self.report_every = state["report_every"]
+        rows, self.report_every, self._next_look, self._next_report, self._reports = rest
+        self.rows = self.rows if self._rows_by_hand else rows
         self.every_n_steps, self.frozen = every, True
-        self._next_look, self._next_report = state["next_look"], state["next_report"]
-        self._reports = state["reports"]
 
     def _freeze(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 __all__ = ["Faults"]
 
@@ -18,7 +20,12 @@ DISARM_AFTER = 3
 class Faults:
     """Counts exceptions by where they happened; nothing but ``on_fault="raise"`` lets one out.
 
-    ``Exception`` is caught, not ``BaseException``: an interrupt or a termination is the user's and passes.
+    ``Exception`` is caught, not ``BaseException``: an interrupt or a termination is the user's and passes. Threads may
+    share one.
+
+    Attributes:
+        inject: For `logitwatch.testing`: called with the place at the beginning and at the end of every isolated body,
+            and free to raise there.
 
     Examples:
         >>> logging.disable()
@@ -32,14 +39,24 @@ class Faults:
         >>> logging.disable(logging.NOTSET)
     """
 
+    inject: ClassVar[Callable[[str], None] | None] = None
+
     def __init__(self, on_fault: str = "isolate") -> None:
         self.on_fault = on_fault
         self._by_place: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     @property
     def count(self) -> int:
         """How many exceptions were isolated."""
         return sum(self._by_place.values())
+
+    def absorb(self, other: Faults) -> None:
+        """Count what another has counted, once."""
+        if other is not self:
+            with self._lock:
+                self._by_place.update(other._by_place)
+                other._by_place.clear()
 
     def armed(self, place: str) -> bool:
         """Whether a place may still be called."""
@@ -48,6 +65,17 @@ class Faults:
     @contextlib.contextmanager
     def isolated(self, place: str) -> Iterator[None]:
         """Keep an exception of the body from the run."""
+        inject = Faults.inject
+        with self.skeleton(place):
+            if inject is not None:
+                inject(place)
+            yield
+            if inject is not None:
+                inject(place)
+
+    @contextlib.contextmanager
+    def skeleton(self, place: str) -> Iterator[None]:
+        """`isolated`, for what all ranks do together: nothing is injected, what can fail in it is isolated itself."""
         try:
             yield
         except Exception:
@@ -55,10 +83,12 @@ class Faults:
 
     def note(self, place: str) -> None:
         """Count the exception being handled and tell of it; raises it again where faults are to be raised."""
-        self._by_place[place] += 1
+        with self._lock:
+            self._by_place[place] += 1
+            times = self._by_place[place]
         if self.on_fault == "raise":
             raise
-        if self._by_place[place] == 1:
+        if times == 1:
             logger.exception("logitwatch: %s failed; training goes on, further faults are only counted", place)
-        elif self._by_place[place] == DISARM_AFTER:
+        elif times == DISARM_AFTER:
             logger.error("logitwatch: %s failed %d times and is switched off", place, DISARM_AFTER)

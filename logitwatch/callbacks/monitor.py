@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from logitwatch.callbacks._compat import LightningCallback
+from logitwatch.callbacks.boundary import guard_hooks
 from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.reporter import Reporter
 from logitwatch.callbacks.session import Session
@@ -19,7 +20,8 @@ class Monitor(LightningCallback, Reporter):
     A monitor defines what a `Reporter` says. When to look, how ranks are reduced, where readings go and what happens to
     its exceptions is the business of the session, which all monitors of a module share.
 
-    The batch hooks of Lightning are None here, so that they cost nothing; a subclass may define one, without `super`.
+    The batch hooks of Lightning are None here, so that they cost nothing. A subclass may define any hook; it is guarded
+    as the rest is, and what this class does in the hook happens whether or not the subclass calls ``super``.
     """
 
     # A plain attribute in place of Lightning's property, which it asks for at every hook of every step.
@@ -42,14 +44,27 @@ class Monitor(LightningCallback, Reporter):
         self.budget, self.every_n_steps, self.rows = budget, every_n_steps, rows
         self.source, self.on_fault = source, on_fault
         self.state_key = f"logitwatch.{type(self).__name__}{json.dumps({'source': source}, sort_keys=True)}"
+        self.boundary = Faults(on_fault)
+        self.ran: set[str] = set()
+        self._counted = 0
         self._session: Session | None = None
         self._left: dict[str, Any] = {}
         self.saved: dict[str, Any] = {}
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        guard_hooks(cls, Monitor)
+
+    @property
+    def faults(self) -> int:
+        """How many exceptions were isolated in the run under way, or the last one, by all monitors of the module."""
+        return self._counted + self.boundary.count
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Join the session of this module before anything is compiled or wrapped."""
-        with Faults(self.on_fault).isolated(f"setup of {type(self).__name__}"):
-            self._session = Session.join(trainer, pl_module, self)
+        self._session = Session.join(trainer, pl_module, self)
+        self._session.faults.absorb(self.boundary)
+        self.boundary, self._counted = self._session.faults, 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the sinks."""
@@ -75,6 +90,10 @@ class Monitor(LightningCallback, Reporter):
         """Report what was predicted."""
         self._tell("epoch_end", "predict")
 
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Gather from all ranks what the checkpoint is to hold of the open window."""
+        self._tell("save", checkpoint)
+
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Save what is known and take every hook off: Lightning calls no teardown after an exception."""
         self._leave("abort")
@@ -84,28 +103,39 @@ class Monitor(LightningCallback, Reporter):
         self._leave("close")
 
     def state_dict(self) -> dict[str, Any]:
-        """Cadence, private random state and open window, as plain numbers and tensors; after a run, as it left them."""
+        """Cadence and open window, as plain numbers and tensors; after a run, as it left them."""
         return self._left if self._session is None else self._session.saved(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on as saved; read when the first step begins."""
-        self.saved = state_dict
+        self.saved = state_dict if isinstance(state_dict, dict) else {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle has the options and the state, and nothing of the Trainer and the module."""
         attached = ("log", "log_dict")  # by Lightning: methods of the module
         kept = {name: value for name, value in self.__dict__.items() if name not in attached}
-        return {**kept, "_session": None, "_left": self.state_dict()}
+        return {**kept, "_session": None, "boundary": None, "_left": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.boundary = Faults(self.on_fault)
 
     def _leave(self, event: str) -> None:
         self._left = self.state_dict() or self._left
-        self._tell(event)
-        # What a checkpoint brought and no training step took up is not for a later run.
-        self._session, self.saved = None, {}
+        try:
+            self._tell(event)
+        finally:
+            # What a checkpoint brought and no training step took up is not for a later run.
+            self._session, self.saved = None, {}
+            self._counted += self.boundary.count
+            self.boundary = Faults(self.on_fault)
 
     def _tell(self, event: str, *args: Any) -> None:
         if self._session is not None:
             self._session.event(self, event, *args)
+
+
+guard_hooks(Monitor, Monitor)
 
 
 def _require(condition: bool, expected: str, got: Any) -> None:

@@ -1,13 +1,14 @@
-"""The way out: readings go to every sink of the run, and a sink that fails harms neither the run nor the others."""
+"""The way out: readings go to every sink of the run; one that fails or dawdles harms neither it nor the others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from logitwatch.callbacks.courier import Courier, Messenger
 from logitwatch.callbacks.faults import Faults
+from logitwatch.sinks.lightning import LightningSink
 from logitwatch.sinks.opening import log_folder, open_sinks
-from logitwatch.sinks.protocol import Sink
 from logitwatch.sinks.readings import Reading
 
 __all__ = ["Outlet"]
@@ -16,44 +17,61 @@ __all__ = ["Outlet"]
 class Outlet:
     """The sinks of one run, opened at the first use; none on a rank other than 0.
 
-    Attributes:
-        dropped: Readings a sink could not take.
+    Each sink has a thread of its own, so that the training waits for none. A logger of unknown make is called in the
+    thread of the training instead, as Lightning calls it: it need not bear to be called from two.
     """
 
     def __init__(self, trainer: Any, faults: Faults) -> None:
         self._trainer = trainer
         self._faults = faults
-        self._sinks: list[Sink] | None = None
+        self._lines: list[Courier | Messenger] | None = None
         self._loggers: list[Any] = []
-        self.dropped = 0
+        self._dropped = 0
 
-    def open(self) -> list[Sink]:
-        """The sinks, found from the loggers; found again where these were exchanged, as tuners do for a while."""
+    @property
+    def dropped(self) -> int:
+        """Readings a sink could not take."""
+        return self._dropped + sum(line.dropped for line in self._lines or [])
+
+    def open(self) -> None:
+        """Find the sinks from the loggers; find them again where these were exchanged, as tuners do for a while."""
         loggers = list(self._trainer.loggers) if self._trainer.is_global_zero else []
-        if self._sinks is None or loggers != self._loggers:
-            self.close()
-            self._sinks, self._loggers = [], loggers
-            for logger in loggers:  # some name their folder only when their experiment exists
-                with self._faults.isolated(f"logger {type(logger).__name__}"):
-                    _ = logger.experiment
-            with self._faults.isolated("opening of the sinks"):
-                self._sinks = open_sinks(loggers, log_folder(loggers))
-        return self._sinks
+        if self._lines is not None and loggers == self._loggers:
+            return
+        self.close()
+        self._lines, self._loggers = [], loggers
+        for logger in loggers:  # some name their folder only when their experiment exists
+            with self._faults.isolated(f"logger {type(logger).__name__}"):
+                _ = logger.experiment
+        with self._faults.isolated("opening of the sinks"):
+            for index, sink in enumerate(open_sinks(loggers, log_folder(loggers))):
+                line = Messenger if isinstance(sink, LightningSink) else Courier
+                self._lines.append(line(sink, f"sink {index} {type(sink).__name__}", self._faults))
 
     def write(self, readings: Sequence[Reading]) -> None:
-        """Write one report to every sink."""
-        for index, sink in enumerate(self.open() if readings else []):
-            place = f"sink {index} {type(sink).__name__}"
-            written = False
-            if self._faults.armed(place):
-                with self._faults.isolated(place):
-                    sink.write(readings)
-                    written = True
-            self.dropped += 0 if written else len(readings)
+        """Send one report to every sink."""
+        if not readings:
+            return
+        self.open()
+        for line in self._lines or []:
+            line.send(readings)
+        self._let_out()
+
+    def worked(self) -> float:
+        """Seconds of processor time the threads of the sinks have taken since this was last asked."""
+        return sum(line.worked() for line in self._lines or [])
 
     def close(self) -> None:
         """Flush every sink; the next write opens them anew."""
-        for sink in self._sinks or []:
-            with self._faults.isolated(f"sink {type(sink).__name__}"):
-                sink.close()
-        self._sinks = None
+        lines, self._lines = self._lines or [], None
+        for line in lines:
+            line.close()
+        self._dropped += sum(line.dropped for line in lines)
+        self._let_out(lines)
+
+    def _let_out(self, lines: Sequence[Courier | Messenger] | None = None) -> None:
+        """Raise what a thread could not, where faults are to be raised."""
+        for line in self._lines or [] if lines is None else lines:
+            error, line.failed = line.failed, None
+            if error is not None:
+                raise error

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from logitwatch.callbacks.faults import Faults
 from logitwatch.states.protocol import Packed, State, pack, unpack
 
 __all__ = ["agreed", "reduced", "world_size"]
@@ -17,36 +18,42 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def reduced(states: Sequence[State], device: torch.device) -> list[State]:
-    """The states merged over all ranks, on the CPU; every rank must call with states of the same types and sizes.
+def reduced(
+    states: Sequence[State | None], empty: Sequence[State], device: torch.device, faults: Faults | None = None
+) -> list[State]:
+    """The states merged over all ranks, on the CPU; every rank must call with ``empty`` states of the same sizes.
 
-    One copy to the host for each of the two tensors, whatever the number of states.
+    A rank takes part whatever is wrong with its own states: one that is missing, cannot be packed, or has another size
+    goes in as an empty one and is counted as a fault, so that the other ranks never wait. One copy to the host for each
+    of the two tensors, whatever the number of states.
 
     Args:
-        states: What this rank saw.
+        states: What this rank saw; None for nothing.
+        empty: States of having seen nothing, which say how large each is.
         device: Where collectives run.
+        faults: Where what could not be packed is counted.
 
     Examples:
         >>> from logitwatch.states.extrema import Extrema
-        >>> reduced([Extrema.of(torch.tensor([1.0, 3.0]))], torch.device("cpu"))[0].maximum.item()
+        >>> reduced([Extrema.of(torch.tensor([1.0, 3.0]))], [Extrema.empty()], torch.device("cpu"))[0].maximum.item()
         3.0
     """
     if not states:
         return []
     ranks = world_size()
     if ranks == 1 and device.type == "cpu":
-        return list(states)
-    packed = [pack(state) for state in states]
-    sums = torch.cat([p.sums for p in packed]).to(device)
-    maxima = torch.cat([p.maxima for p in packed]).to(device)
+        return [nothing if state is None else state for state, nothing in zip(states, empty, strict=True)]
+    packed = [_packed(state, nothing, faults or Faults()) for state, nothing in zip(states, empty, strict=True)]
+    sums = torch.cat([p.sums.to(device) for p in packed])
+    maxima = torch.cat([p.maxima.to(device) for p in packed])
     if ranks > 1:
         dist.all_reduce(sums, dist.ReduceOp.SUM)
         dist.all_reduce(maxima, dist.ReduceOp.MAX)
     sums, maxima = sums.cpu(), maxima.cpu()
     whole = []
-    for state, p in zip(states, packed, strict=True):
+    for nothing, p in zip(empty, packed, strict=True):
         n, m = p.sums.numel(), p.maxima.numel()
-        whole.append(unpack(state, Packed(sums[:n], maxima[:m])))
+        whole.append(unpack(nothing, Packed(sums[:n], maxima[:m])))
         sums, maxima = sums[n:], maxima[m:]
     return whole
 
@@ -65,3 +72,14 @@ def agreed(choice: tuple[int, int], device: torch.device) -> tuple[int, int]:
     dist.all_reduce(numbers, dist.ReduceOp.MAX)
     every, rows = numbers.tolist()
     return every, -rows
+
+
+def _packed(state: State | None, empty: State, faults: Faults) -> Packed:
+    packed = nothing = pack(empty)
+    if state is not None:
+        with faults.isolated("merging"):
+            full = pack(state)
+            if (full.sums.shape, full.maxima.shape) != (nothing.sums.shape, nothing.maxima.shape):
+                raise ValueError(f"a {type(state).__name__} has another size than an empty one: it cannot be merged")
+            packed = full
+    return packed

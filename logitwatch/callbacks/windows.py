@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.reduction import reduced
 from logitwatch.callbacks.reporter import Reporter
 from logitwatch.states.protocol import Packed, State, pack, unpack
 
-__all__ = ["Windows"]
+__all__ = ["Windows", "plain_state"]
 
 logger = logging.getLogger("logitwatch")
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Windows:
-    """What has been seen since it was last reported."""
+    """What has been seen since it was last reported.
 
-    def __init__(self) -> None:
+    Args:
+        faults: Where what fails is counted.
+    """
+
+    def __init__(self, faults: Faults | None = None) -> None:
+        self._faults = faults or Faults()
         self._states: dict[tuple[str, str, int], State] = {}
 
     def add(self, monitor: Reporter, stage: str, loader: int, state: State | None) -> None:
@@ -38,27 +45,84 @@ class Windows:
         self._states.pop((monitor.state_key, stage, loader), None)
 
     def merged(
-        self, monitors: Sequence[Reporter], stage: str, loaders: int, device: torch.device
-    ) -> dict[tuple[Reporter, int], State]:
-        """The windows of a stage over all ranks, on the CPU. Order and sizes are the same on every rank."""
-        keys = [(monitor, loader) for monitor in monitors for loader in range(loaders)]
-        states = [self._states.get((m.state_key, stage, loader)) or m.empty(device) for m, loader in keys]
-        return dict(zip(keys, reduced(states, device), strict=True))
+        self,
+        monitors: Sequence[Reporter],
+        stage: str,
+        loaders: int,
+        device: torch.device,
+        also: Sequence[tuple[State, State]] = (),
+    ) -> tuple[dict[tuple[Reporter, int], State], list[State]]:
+        """The windows of a stage over all ranks, on the CPU. Order and sizes are the same on every rank.
+
+        Args:
+            monitors: Whose windows, equal on all ranks.
+            stage: Which stage.
+            loaders: How many data loaders it has.
+            device: Where collectives run.
+            also: Further states to be reduced with them, each with an empty one.
+
+        Returns:
+            The windows by monitor and loader, and the further states.
+        """
+        made = [(monitor, self._empty(monitor, device)) for monitor in monitors]
+        known = [(monitor, nothing) for monitor, nothing in made if nothing is not None]
+        keys = [(monitor, loader) for monitor, _ in known for loader in range(loaders)]
+        states = [self._states.get((monitor.state_key, stage, loader)) for monitor, loader in keys]
+        empty = [nothing for _, nothing in known for _ in range(loaders)]
+        states += [state for state, _ in also]
+        empty += [nothing for _, nothing in also]
+        whole = reduced(states, empty, device, self._faults)
+        return dict(zip(keys, whole, strict=False)), whole[len(keys) :]
 
     def saved(self, monitor: Reporter) -> dict[str, Any]:
-        """The training window of a monitor as plain tensors for a checkpoint."""
-        window = self._states.get((monitor.state_key, "train", 0))
-        if window is None:
-            return {"schema": SCHEMA}
-        sums, maxima = pack(window)
-        return {"schema": SCHEMA, "sums": sums.cpu().clone(), "maxima": maxima.cpu().clone()}
+        """The training window of a monitor on this rank as plain tensors for a checkpoint."""
+        return plain_state(self._states.get((monitor.state_key, "train", 0)))
 
-    def restore(self, monitor: Reporter, saved: dict[str, Any], device: torch.device) -> None:
-        """Go on with a saved training window; one of another schema is left alone, with a warning."""
-        if saved.get("schema") != SCHEMA:
-            logger.warning(
-                "logitwatch: saved state of schema %s is not %d: starting afresh", saved.get("schema"), SCHEMA
-            )
-        elif "sums" in saved:
-            packed = Packed(saved["sums"].to(device), saved["maxima"].to(device))
-            self._states[monitor.state_key, "train", 0] = unpack(monitor.empty(device), packed)
+    def restore(self, monitor: Reporter, saved: Any, device: torch.device) -> None:
+        """Go on with a saved training window; one that does not fit is left alone, with a warning."""
+        try:
+            packed = _packed(saved)
+            if packed is not None:
+                packed = Packed(packed.sums.to(device), packed.maxima.to(device))
+                self._states[monitor.state_key, "train", 0] = unpack(monitor.empty(device), packed)
+        except Exception as error:
+            text = "logitwatch: the saved state of %s cannot be used, starting afresh: %s"
+            logger.warning(text, type(monitor).__name__, error)
+
+    def _empty(self, monitor: Reporter, device: torch.device) -> State | None:
+        """The empty state of a monitor; one that cannot make any is left out, and so it is on every rank."""
+        try:
+            return monitor.empty(device)
+        except Exception:
+            self._faults.note(f"{type(monitor).__name__}.empty")
+            return None
+
+
+def plain_state(state: State | None) -> dict[str, Any]:
+    """A state as plain numbers and tensors with a checksum; without tensors where there is none.
+
+    Examples:
+        >>> plain_state(None)
+        {'schema': 2}
+    """
+    if state is None:
+        return {"schema": SCHEMA}
+    sums, maxima = (tensor.cpu().clone() for tensor in pack(state))
+    return {"schema": SCHEMA, "sums": sums, "maxima": maxima, "checksum": _checksum(sums, maxima)}
+
+
+def _packed(saved: Any) -> Packed | None:
+    """What `plain_state` saved; raises where it is not what was saved."""
+    if not isinstance(saved, Mapping) or saved.get("schema") != SCHEMA:
+        schema = saved.get("schema") if isinstance(saved, Mapping) else type(saved).__name__
+        raise ValueError(f"expected schema {SCHEMA}, got {schema}")
+    if "sums" not in saved:
+        return None
+    sums, maxima = saved["sums"], saved["maxima"]
+    if _checksum(sums, maxima) != saved["checksum"]:
+        raise ValueError("its checksum is wrong, it was damaged")
+    return Packed(sums, maxima)
+
+
+def _checksum(sums: torch.Tensor, maxima: torch.Tensor) -> int:
+    return zlib.crc32(maxima.numpy().tobytes(), zlib.crc32(sums.numpy().tobytes()))

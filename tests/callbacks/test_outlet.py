@@ -50,7 +50,6 @@ def test_a_sink_that_fails_is_left_alone_after_three_times_and_its_losses_are_co
 def test_other_ranks_than_the_first_write_nothing(tmp_path):
     out = outlet(CSVLogger(str(tmp_path)), rank_zero=False)
     out.write(REPORT)
-    assert out.open() == []
     assert not list(tmp_path.rglob("*.jsonl"))
 
 

@@ -7,9 +7,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from strategies import STATE_KINDS, assert_same_state, size_of_sums
 
+from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.reduction import agreed, reduced, world_size
 
 CPU = torch.device("cpu")
+
+
+class Broken:
+    """Not a state: it cannot be packed."""
+
+
 RANKS = 2
 
 
@@ -32,15 +39,21 @@ def rank_main(rank, port, folder):
     dist.init_process_group("gloo", rank=rank, world_size=RANKS)
     try:
         before = states(rank)
-        whole = reduced(before, CPU)
+        nothing = [kind.empty() for kind in STATE_KINDS.values()]
+        whole = reduced(before, nothing, CPU)
         for state, again in zip(before, states(rank), strict=True):
             assert_same_state(state, again, tolerance=0)
         # The second rank saw nothing, as with an uneven last batch: it must still take part.
-        one_sided = reduced(states(0) if rank == 0 else [kind.empty() for kind in STATE_KINDS.values()], CPU)
+        one_sided = reduced(states(0) if rank == 0 else [None] * len(nothing), nothing, CPU)
+        # On the second rank one state is of the wrong kind and the rest is sound.
+        faults = Faults()
+        faulty = [Broken(), *states(rank)[1:]] if rank == 1 else before
+        lame = reduced(faulty, nothing, CPU, faults)
         result = {
             "world": world_size(),
             "whole": whole,
             "one_sided": one_sided,
+            "lame": (lame, faults.count),
             "agreed": agreed((20, 256) if rank == 0 else (50, 64), CPU),
         }
         torch.save(result, f"{folder}/{rank}.pt")
@@ -84,10 +97,21 @@ def test_ranks_agree_on_the_rarest_look_and_the_fewest_rows(results):
     assert [result["agreed"] for result in results] == [(50, 64)] * RANKS
 
 
+@pytest.mark.ranks
+def test_a_rank_whose_state_cannot_be_packed_still_takes_part_and_counts_it(results):
+    assert [result["lame"][1] for result in results] == [0, 1]
+    for result in results:
+        first, *others = result["lame"][0]
+        assert_same_state(first, states(0)[0], tolerance=0)
+        for state, whole in zip(others, result["whole"][1:], strict=True):
+            assert_same_state(state, whole, tolerance=0)
+
+
 def test_alone_nothing_is_communicated_and_nothing_changes():
-    before = states(0)
-    for state, same in zip(before, reduced(before, CPU), strict=True):
+    before, nothing = states(0), [kind.empty() for kind in STATE_KINDS.values()]
+    for state, same in zip(before, reduced(before, nothing, CPU), strict=True):
         assert state is same
-    assert reduced([], CPU) == []
+    assert reduced([None], nothing[:1], CPU) == nothing[:1]
+    assert reduced([], [], CPU) == []
     assert world_size() == 1
     assert agreed((7, 9), CPU) == (7, 9)

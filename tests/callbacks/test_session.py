@@ -85,7 +85,7 @@ def test_the_smallest_cadence_and_budget_and_the_largest_number_of_rows_count(or
     for monitor in monitors:
         session = Session.join(stub, subject, monitor)
     session.wants("train", (), {})
-    assert (session.cadence.every_n_steps, session.cadence.rows, session.cadence.budget) == (3, 99, 0.01)
+    assert (session.pace.cadence.every_n_steps, session.pace.cadence.rows, session.pace.cadence.budget) == (3, 99, 0.01)
     session.close()
 
 

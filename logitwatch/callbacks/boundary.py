@@ -62,18 +62,29 @@ def _skeleton(name: str, body: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _guarded(name: str, body: Callable[..., Any], base: Callable[..., Any] | None) -> Callable[..., Any]:
+    if name == "state_dict":
+        body = _plain_only(body)
+
     def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.ran.discard(name)
-        result = None
-        place = f"{type(self).__name__}.{name}"
-        if self.boundary.armed(place):
-            with self.boundary.isolated(place):
-                result = body(self, *args, **kwargs)
-                if name == "state_dict" and not (isinstance(result, dict) and is_plain(result)):
-                    result = None
-                    raise TypeError("state_dict must be a dictionary of numbers, strings, tensors, lists and the like")
-        if base is None or (name in self.ran and name != "state_dict"):
-            return result
-        return {**base(self), **(result or {})} if name == "state_dict" else base(self, *args, **kwargs)
+        result, place = None, f"{type(self).__name__}.{name}"
+        boundary = self.boundary
+        if boundary.armed(place):
+            result = boundary.attempt(place, functools.partial(body, self, *args, **kwargs), otherwise=None)
+        if name == "setup":  # the monitor has joined others, who count together
+            self.boundary.absorb(boundary)
+        if name == "state_dict" and base is not None:
+            return {**base(self), **(result or {})}
+        return result if base is None or name in self.ran else base(self, *args, **kwargs)
 
     return hook
+
+
+def _plain_only(state_dict: Callable[..., Any]) -> Callable[..., Any]:
+    def plain(self: Any) -> Any:
+        state = state_dict(self)
+        if isinstance(state, dict) and is_plain(state):
+            return state
+        raise TypeError("state_dict must be a dictionary of numbers, strings, tensors, lists and the like, no more")
+
+    return plain

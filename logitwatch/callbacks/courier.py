@@ -48,9 +48,7 @@ class Messenger:
         began = time.perf_counter()
         written = False
         if began >= self._silent_until and self._faults.armed(self.place):
-            with self._faults.isolated(self.place):
-                self.sink.write(readings)
-                written = True
+            written = self._faults.attempt(self.place, _written, self.sink, readings, otherwise=False)
             took = time.perf_counter() - began
             if took > PATIENCE * self._share:
                 self._silent_until = began + took / self._share
@@ -66,8 +64,7 @@ class Messenger:
 
     def close(self) -> None:
         """Flush the sink."""
-        with self._faults.isolated(f"closing of {self.place}"):
-            self.sink.close()
+        self._faults.attempt(f"closing of {self.place}", self.sink.close, otherwise=None)
 
 
 class Courier:
@@ -149,9 +146,7 @@ class Courier:
             written = False
             try:
                 if self._faults.armed(self.place):
-                    with self._faults.isolated(self.place):
-                        self.sink.write(readings)
-                        written = True
+                    written = self._faults.attempt(self.place, _written, self.sink, readings, otherwise=False)
             except Exception as error:
                 self.failed = error
             with self._changed:
@@ -172,7 +167,11 @@ class Courier:
 
     def _close_sink(self) -> None:
         try:
-            with self._faults.isolated(f"closing of {self.place}"):
-                self.sink.close()
+            self._faults.attempt(f"closing of {self.place}", self.sink.close, otherwise=None)
         except Exception as error:
             self.failed = error
+
+
+def _written(sink: Sink, readings: Sequence[Reading]) -> bool:
+    sink.write(readings)
+    return True

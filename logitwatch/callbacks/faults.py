@@ -7,9 +7,12 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 __all__ = ["Faults"]
+
+T = TypeVar("T")
+D = TypeVar("D")
 
 logger = logging.getLogger("logitwatch")
 
@@ -24,16 +27,13 @@ class Faults:
     share one.
 
     Attributes:
-        inject: For `logitwatch.testing`: called with the place at the beginning and at the end of every isolated body,
-            and free to raise there.
+        inject: For `logitwatch.testing`: called with the place before and after every attempt, and free to raise.
 
     Examples:
         >>> logging.disable()
         >>> faults = Faults()
-        >>> for _ in range(4):
-        ...     if faults.armed("monitor"):
-        ...         with faults.isolated("monitor"):
-        ...             raise RuntimeError("boom")
+        >>> [faults.attempt("monitor", int, "one", otherwise=0) for _ in range(3)]
+        [0, 0, 0]
         >>> faults.count, faults.armed("monitor")
         (3, False)
         >>> logging.disable(logging.NOTSET)
@@ -62,20 +62,26 @@ class Faults:
         """Whether a place may still be called."""
         return self._by_place[place] < DISARM_AFTER
 
-    @contextlib.contextmanager
-    def isolated(self, place: str) -> Iterator[None]:
-        """Keep an exception of the body from the run."""
+    def attempt(self, place: str, call: Callable[..., T], *args: Any, otherwise: D) -> T | D:
+        """What a call returns, or ``otherwise`` where it fails: its exception is kept from the run."""
         inject = Faults.inject
-        with self.skeleton(place):
+        try:
             if inject is not None:
                 inject(place)
-            yield
+            result = call(*args)
             if inject is not None:
                 inject(place)
+        except Exception:
+            self.note(place)
+            return otherwise
+        return result
 
     @contextlib.contextmanager
     def skeleton(self, place: str) -> Iterator[None]:
-        """`isolated`, for what all ranks do together: nothing is injected, what can fail in it is isolated itself."""
+        """Keep an exception of the body from the run: for what all ranks do together, with attempts inside.
+
+        Nothing is injected here, since one rank that fails half-way in this would leave the others waiting.
+        """
         try:
             yield
         except Exception:

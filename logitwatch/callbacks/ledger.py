@@ -77,7 +77,7 @@ class Ledger:
         self._clock = clock
         self._began = clock()
         self._paused: float | None = None
-        self._own = 0.0
+        self._own = self._elsewhere = 0.0
         self._steps = self._looks = self._rows = self._sampled = 0
 
     def step(self) -> None:
@@ -90,9 +90,10 @@ class Ledger:
         self._rows += rows
         self._sampled += sampled
 
-    def spent(self, seconds: float) -> None:
-        """The suite itself took so long."""
-        self._own += seconds
+    def spent(self, seconds: float, *, elsewhere: float = 0.0) -> None:
+        """The suite itself took so long, and so much more in threads whose time the clock does not show."""
+        self._own += seconds + elsewhere
+        self._elsewhere += elsewhere
 
     def pause(self) -> None:
         """Validation begins, whose time is not that of training steps."""
@@ -108,7 +109,7 @@ class Ledger:
         """The account since the last balance, which begins the next. What was lost is counted over the whole run."""
         now = self._clock()
         account = Account.of(
-            seconds=now - self._began,
+            seconds=now - self._began + self._elsewhere,
             own_seconds=self._own,
             steps=self._steps,
             looks=self._looks,
@@ -117,6 +118,6 @@ class Ledger:
             faults=faults,
             dropped=dropped,
         )
-        self._began, self._own = now, 0.0
+        self._began, self._own, self._elsewhere = now, 0.0, 0.0
         self._steps = self._looks = self._rows = self._sampled = 0
         return account

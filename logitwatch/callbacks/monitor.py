@@ -46,7 +46,7 @@ class Monitor(LightningCallback, Reporter):
         self.state_key = f"logitwatch.{type(self).__name__}{json.dumps({'source': source}, sort_keys=True)}"
         self.boundary = Faults(on_fault)
         self.ran: set[str] = set()
-        self._counted = 0
+        self._left_behind = Faults(on_fault)  # of the run before
         self._session: Session | None = None
         self._left: dict[str, Any] = {}
         self.saved: dict[str, Any] = {}
@@ -58,13 +58,13 @@ class Monitor(LightningCallback, Reporter):
     @property
     def faults(self) -> int:
         """How many exceptions were isolated in the run under way, or the last one, by all monitors of the module."""
-        return self._counted + self.boundary.count
+        return self._left_behind.count + self.boundary.count
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Join the session of this module before anything is compiled or wrapped."""
         self._session = Session.join(trainer, pl_module, self)
         self._session.faults.absorb(self.boundary)
-        self.boundary, self._counted = self._session.faults, 0
+        self.boundary, self._left_behind = self._session.faults, Faults(self.on_fault)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Open the sinks."""
@@ -114,21 +114,21 @@ class Monitor(LightningCallback, Reporter):
         """A copy or a pickle has the options and the state, and nothing of the Trainer and the module."""
         attached = ("log", "log_dict")  # by Lightning: methods of the module
         kept = {name: value for name, value in self.__dict__.items() if name not in attached}
-        return {**kept, "_session": None, "boundary": None, "_left": self.state_dict()}
+        return {**kept, "_session": None, "boundary": None, "_left_behind": None, "_left": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.boundary = Faults(self.on_fault)
+        self.boundary, self._left_behind = Faults(self.on_fault), Faults(self.on_fault)
 
     def _leave(self, event: str) -> None:
         self._left = self.state_dict() or self._left
         try:
             self._tell(event)
         finally:
+            if self._session is not None:
+                self._left_behind, self.boundary = self.boundary, Faults(self.on_fault)
             # What a checkpoint brought and no training step took up is not for a later run.
             self._session, self.saved = None, {}
-            self._counted += self.boundary.count
-            self.boundary = Faults(self.on_fault)
 
     def _tell(self, event: str, *args: Any) -> None:
         if self._session is not None:

@@ -9,6 +9,7 @@ from logitwatch.callbacks.courier import Courier, Messenger
 from logitwatch.callbacks.faults import Faults
 from logitwatch.sinks.lightning import LightningSink
 from logitwatch.sinks.opening import log_folder, open_sinks
+from logitwatch.sinks.protocol import Sink
 from logitwatch.sinks.readings import Reading
 
 __all__ = ["Outlet"]
@@ -41,12 +42,11 @@ class Outlet:
         self.close()
         self._lines, self._loggers = [], loggers
         for logger in loggers:  # some name their folder only when their experiment exists
-            with self._faults.isolated(f"logger {type(logger).__name__}"):
-                _ = logger.experiment
-        with self._faults.isolated("opening of the sinks"):
-            for index, sink in enumerate(open_sinks(loggers, log_folder(loggers))):
-                line = Messenger if isinstance(sink, LightningSink) else Courier
-                self._lines.append(line(sink, f"sink {index} {type(sink).__name__}", self._faults))
+            self._faults.attempt(f"logger {type(logger).__name__}", getattr, logger, "experiment", otherwise=None)
+        sinks = self._faults.attempt("opening of the sinks", _opened, loggers, otherwise=[])
+        for index, sink in enumerate(sinks):
+            line = Messenger if isinstance(sink, LightningSink) else Courier
+            self._lines.append(line(sink, f"sink {index} {type(sink).__name__}", self._faults))
 
     def write(self, readings: Sequence[Reading]) -> None:
         """Send one report to every sink."""
@@ -75,3 +75,7 @@ class Outlet:
             error, line.failed = line.failed, None
             if error is not None:
                 raise error
+
+
+def _opened(loggers: Sequence[Any]) -> list[Sink]:
+    return open_sinks(loggers, log_folder(loggers))

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from logitwatch.callbacks.faults import Faults
 from logitwatch.states.protocol import Packed, State, pack, unpack
 
-__all__ = ["agreed", "reduced", "world_size"]
+__all__ = ["agreed", "alike", "reduced", "world_size"]
 
 
 def world_size() -> int:
@@ -74,12 +74,30 @@ def agreed(choice: tuple[int, int], device: torch.device) -> tuple[int, int]:
     return every, -rows
 
 
+def alike(sizes: Sequence[int], device: torch.device) -> list[bool]:
+    """Which of some sizes are equal on all ranks; a negative one, for what a rank cannot make, is equal to none.
+
+    Examples:
+        >>> alike([300, -1], torch.device("cpu"))
+        [True, False]
+    """
+    if world_size() == 1:
+        return [size >= 0 for size in sizes]
+    # The largest and the smallest at once; what is missing is smaller and larger than all.
+    negative = [-size if size >= 0 else 2**62 for size in sizes]
+    numbers = torch.tensor([*sizes, *negative], dtype=torch.int64, device=device)
+    dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    found = numbers.tolist()
+    return [high == -low for high, low in zip(found[: len(sizes)], found[len(sizes) :], strict=True)]
+
+
 def _packed(state: State | None, empty: State, faults: Faults) -> Packed:
-    packed = nothing = pack(empty)
-    if state is not None:
-        with faults.isolated("merging"):
-            full = pack(state)
-            if (full.sums.shape, full.maxima.shape) != (nothing.sums.shape, nothing.maxima.shape):
-                raise ValueError(f"a {type(state).__name__} has another size than an empty one: it cannot be merged")
-            packed = full
+    nothing = pack(empty)
+    return nothing if state is None else faults.attempt("merging", _fitting, state, nothing, otherwise=nothing)
+
+
+def _fitting(state: State, empty: Packed) -> Packed:
+    packed = pack(state)
+    if (packed.sums.shape, packed.maxima.shape) != (empty.sums.shape, empty.maxima.shape):
+        raise ValueError(f"a {type(state).__name__} has another size than an empty one: it cannot be merged")
     return packed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,8 +91,7 @@ class Session:
         """See `Listener.receive`."""
         start = self.pace.now()
         if self.faults.armed("capture"):
-            with self.faults.isolated("capture"), torch.no_grad():
-                self._absorb(look)
+            self.faults.attempt("capture", self._absorb, look, otherwise=None)
         cadence = self.pace.cadence
         if look.stage != "train" or cadence is None:
             return
@@ -105,7 +106,7 @@ class Session:
             if cadence.ready():
                 with self.faults.skeleton("cadence"):
                     self._freeze(cadence, look.step)
-        self.pace.ledger.spent(self.pace.now() - start + elsewhere)
+        self.pace.ledger.spent(self.pace.now() - start, elsewhere=elsewhere)
 
     def event(self, monitor: Reporter, name: str, *args: Any) -> None:
         """A Lightning hook of a monitor; acts once for all, at the last of them, or at once when the run is over."""
@@ -132,11 +133,13 @@ class Session:
         """State of a monitor on this rank for a checkpoint: plain numbers, strings and tensors. Never fails."""
         if self.pace.cadence is None:  # no step yet: what was loaded is not read either
             return monitor.saved
-        state: dict[str, Any] = {}
-        with self.faults.isolated("saving"):
-            state["window"] = self.windows.saved(monitor)
-            state["cadence"] = self.pace.cadence.state_dict()
-        return state
+        return self.faults.attempt("saving", self._state, monitor, self.pace.cadence, otherwise={})
+
+    def _state(self, monitor: Reporter, cadence: Cadence) -> dict[str, Any]:
+        return {
+            "cadence": cadence.state_dict(),
+            "window": self.windows.saved(monitor),
+        }
 
     def _start_cadence(self) -> None:
         by_hand = [m.every_n_steps for m in self.monitors if m.every_n_steps is not None]
@@ -173,14 +176,16 @@ class Session:
         )
         self.outlet.write([Text(tag="logitwatch/cadence", step=step, markdown=text)])
 
+    @torch.no_grad()
     def _absorb(self, look: Look) -> None:
         """Make observations of a look and merge what each monitor makes of them."""
         seen: list[tuple[Call, Observation]] = []
         for call in look.calls(self.tap.requested):
-            with self.faults.isolated("capture"):
-                if not seen:  # the rows drawn of a step are the same whatever was drawn before: after a resume, too
-                    self.tap.generator(call.logits.device).manual_seed(look.step)
-                seen.append((call, self.tap.observation(look, call)))
+            if not seen:  # the rows drawn of a step are the same whatever was drawn before: after a resume, too
+                self.tap.generator(call.logits.device).manual_seed(look.step)
+            observation = self.faults.attempt("capture", self.tap.observation, look, call, otherwise=None)
+            if observation is not None:
+                seen.append((call, observation))
         primary = seen[0][1].source if seen else None
         followed = {monitor.source or primary for monitor in self.monitors}
         self.outlet.write(self.witness.testify(look, seen, followed))
@@ -195,11 +200,13 @@ class Session:
             for monitor in self.monitors:
                 place = type(monitor).__name__
                 if observation.source == (monitor.source or primary) and self.faults.armed(place):
-                    with self.faults.isolated(place):
-                        state = monitor.summary(observation, sample, terms, histograms=histograms)
-                        self.windows.add(monitor, look.stage, look.loader, state)
+                    summary = partial(monitor.summary, observation, sample, terms, histograms=histograms)
+                    self.faults.attempt(place, self._gather, monitor, look, summary, otherwise=None)
         if training is not None and rows:
             self.pace.ledger.looked(rows=rows, sampled=sampled)
+
+    def _gather(self, monitor: Reporter, look: Look, summary: Callable[[], State | None]) -> None:
+        self.windows.add(monitor, look.stage, look.loader, summary())
 
     def _report_window(self, step: int, *, last: bool = False) -> None:
         """Report the training steps since the last report."""
@@ -220,17 +227,13 @@ class Session:
 
     def _rows(self, monitor: Reporter, state: State) -> float:
         """Rows of a reduced state; one that cannot say is taken for full, so that its window does not grow for ever."""
-        rows = float("inf")
-        with self.faults.isolated(type(monitor).__name__):
-            rows = monitor.rows_in(state)
-        return rows  # noqa: RET504 - see above
+        return self.faults.attempt(type(monitor).__name__, monitor.rows_in, state, otherwise=float("inf"))
 
     def _readings(self, monitor: Reporter, state: State, tags: Tags, step: int) -> list[Reading]:
-        place, readings = type(monitor).__name__, []
-        if self.faults.armed(place):
-            with self.faults.isolated(place):
-                readings = monitor.readings(state, tags, step)
-        return readings
+        place = type(monitor).__name__
+        if not self.faults.armed(place):
+            return []
+        return self.faults.attempt(place, monitor.readings, state, tags, step, otherwise=[])
 
     def _tags(self, monitor: Reporter, stage: str, loader: int = 0) -> Tags:
         """Tags of a monitor; they name its source only where another monitor of its kind follows another one."""
@@ -262,8 +265,9 @@ class Session:
             tags = self._tags(monitor, stage, loader)
             readings += self._readings(monitor, state, tags, step)
             if stage != "predict":
-                with self.faults.isolated(f"{type(monitor).__name__}.headline"):
-                    log_headline(self.module, monitor.headline(state, tags), batch_size=int(min(rows, 2**53)))
+                place = f"{type(monitor).__name__}.headline"
+                values = self.faults.attempt(place, monitor.headline, state, tags, otherwise={})
+                log_headline(self.module, values, batch_size=int(min(rows, 2**53)))
         self.outlet.write(readings)
 
     def _on_save(self, checkpoint: dict[str, Any]) -> None:

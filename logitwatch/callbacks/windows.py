@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from logitwatch.callbacks.faults import Faults
-from logitwatch.callbacks.reduction import reduced
+from logitwatch.callbacks.reduction import alike, reduced
 from logitwatch.callbacks.reporter import Reporter
 from logitwatch.states.protocol import Packed, State, pack, unpack
 
@@ -22,7 +22,7 @@ SCHEMA = 2
 
 
 class Windows:
-    """What has been seen since it was last reported.
+    """What has been seen since it was last reported, by monitors that stay the same.
 
     Args:
         faults: Where what fails is counted.
@@ -31,6 +31,7 @@ class Windows:
     def __init__(self, faults: Faults | None = None) -> None:
         self._faults = faults or Faults()
         self._states: dict[tuple[str, str, int], State] = {}
+        self._empty: list[tuple[Reporter, State]] | None = None
 
     def add(self, monitor: Reporter, stage: str, loader: int, state: State | None) -> None:
         """Merge one more state into a window."""
@@ -64,8 +65,7 @@ class Windows:
         Returns:
             The windows by monitor and loader, and the further states.
         """
-        made = [(monitor, self._empty(monitor, device)) for monitor in monitors]
-        known = [(monitor, nothing) for monitor, nothing in made if nothing is not None]
+        known = self._known(monitors, device)
         keys = [(monitor, loader) for monitor, _ in known for loader in range(loaders)]
         states = [self._states.get((monitor.state_key, stage, loader)) for monitor, loader in keys]
         empty = [nothing for _, nothing in known for _ in range(loaders)]
@@ -89,13 +89,16 @@ class Windows:
             text = "logitwatch: the saved state of %s cannot be used, starting afresh: %s"
             logger.warning(text, type(monitor).__name__, error)
 
-    def _empty(self, monitor: Reporter, device: torch.device) -> State | None:
-        """The empty state of a monitor; one that cannot make any is left out, and so it is on every rank."""
-        try:
-            return monitor.empty(device)
-        except Exception:
-            self._faults.note(f"{type(monitor).__name__}.empty")
-            return None
+    def _known(self, monitors: Sequence[Reporter], device: torch.device) -> list[tuple[Reporter, State]]:
+        """The monitors whose states can be merged, each with its empty state: asked for and agreed on once."""
+        if self._empty is None:
+            made: list[tuple[Reporter, State | None, int]] = []
+            for monitor in monitors:
+                place = f"{type(monitor).__name__}.empty"
+                made.append((monitor, *self._faults.attempt(place, _sized, monitor, device, otherwise=(None, -1))))
+            fits = alike([size for _, _, size in made], device)
+            self._empty = [(m, s) for (m, s, _), fit in zip(made, fits, strict=True) if fit and s is not None]
+        return self._empty
 
 
 def plain_state(state: State | None) -> dict[str, Any]:
@@ -122,6 +125,11 @@ def _packed(saved: Any) -> Packed | None:
     if _checksum(sums, maxima) != saved["checksum"]:
         raise ValueError("its checksum is wrong, it was damaged")
     return Packed(sums, maxima)
+
+
+def _sized(monitor: Reporter, device: torch.device) -> tuple[State | None, int]:
+    nothing = monitor.empty(device)
+    return nothing, sum(part.numel() for part in pack(nothing))
 
 
 def _checksum(sums: torch.Tensor, maxima: torch.Tensor) -> int:

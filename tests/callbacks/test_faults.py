@@ -6,15 +6,19 @@ from logitwatch.callbacks.faults import DISARM_AFTER, Faults
 
 
 def fail(faults, place="monitor", error=None):
-    with faults.isolated(place):
+    def call():
         raise error or ValueError("boom")
+
+    return faults.attempt(place, call, otherwise="otherwise")
 
 
 def test_a_fault_does_not_get_out_and_is_counted():
     faults = Faults()
-    fail(faults)
+    assert fail(faults) == "otherwise"
     fail(faults, "sink")
-    assert faults.count == 2
+    with faults.skeleton("report"):
+        raise ValueError("boom")
+    assert faults.count == 3
 
 
 def test_a_place_is_switched_off_after_three_and_the_others_are_not():
@@ -56,6 +60,31 @@ def test_an_interrupt_is_the_users_and_passes(error):
 
 def test_nothing_happens_where_nothing_fails():
     faults = Faults("raise")
-    with faults.isolated("monitor"):
-        pass
+    assert faults.attempt("monitor", max, 1, 2, otherwise=0) == 2
     assert faults.count == 0
+
+
+@pytest.mark.parametrize(("fails_at", "called"), [(1, 0), (2, 1)], ids=["before", "after"])
+def test_a_fault_may_be_injected_before_and_after_every_attempt(fails_at, called, monkeypatch):
+    asked, calls = [], []
+
+    def inject(place):
+        asked.append(place)
+        if len(asked) == fails_at:
+            raise RuntimeError("injected")
+
+    monkeypatch.setattr(Faults, "inject", inject)
+    faults = Faults()
+    assert faults.attempt("monitor", calls.append, 1, otherwise="otherwise") == "otherwise"
+    assert (len(calls), faults.count, asked) == (called, 1, ["monitor"] * fails_at)
+
+
+def test_what_was_counted_elsewhere_is_taken_over_once():
+    one, other = Faults(), Faults()
+    for _ in range(2):
+        fail(other)
+    fail(one)
+    one.absorb(other)
+    one.absorb(other)
+    one.absorb(one)
+    assert (one.count, other.count, one.armed("monitor")) == (3, 0, False)

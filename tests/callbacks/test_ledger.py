@@ -18,6 +18,13 @@ def test_overhead_is_own_time_over_the_time_of_the_steps(clock):
     assert ledger.balance(faults=0, dropped=0).values()["logitwatch/overhead"] == 0
 
 
+def test_time_of_other_threads_is_own_time_and_step_time(clock):
+    ledger = Ledger(lambda: clock[0])
+    clock[0] += 1
+    ledger.spent(0.5, elsewhere=3.0)
+    assert ledger.balance(faults=0, dropped=0).values()["logitwatch/overhead"] == pytest.approx(3.5 / 4)
+
+
 def test_time_of_validation_is_not_time_of_steps(clock):
     ledger = Ledger(lambda: clock[0])
     ledger.spent(1.0)

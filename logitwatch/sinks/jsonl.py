@@ -7,16 +7,18 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from logitwatch.sinks.readings import Reading
 from logitwatch.sinks.records import SCHEMA as SCHEMA
 from logitwatch.sinks.records import as_reading as as_reading
 from logitwatch.sinks.records import read_jsonl as read_jsonl
 from logitwatch.sinks.report_lines import ReportLines
+from logitwatch.sinks.rewinding import misfit, move_tail
 from logitwatch.sinks.room import require_room
 from logitwatch.sinks.seals import sealed
-from logitwatch.sinks.sessions import begun, write_all
+from logitwatch.sinks.sessions import began, begun, write_all
 
 __all__ = ["JsonlSink"]
 
@@ -58,6 +60,8 @@ class JsonlSink:
         self.path = os.fspath(path)
         self._file: io.FileIO | None = None
         self._lines = ReportLines()
+        self._began: float | None = None
+        self._position: tuple[str, int, float | None] | None = None
         self._has_moved = False
 
     def write(self, readings: Sequence[Reading]) -> None:
@@ -76,6 +80,38 @@ class JsonlSink:
             with file:
                 os.fsync(file.fileno())
 
+    def position(self) -> dict[str, str | int | float]:
+        """Where the record is now, for a checkpoint: plain values `rewind` takes; empty before anything was written.
+
+        ``write([])`` writes a header, so that there is a position before the first report.
+
+        Returns:
+            ``path``, absolute; ``offset``, bytes so far; ``began``, the time in the first header of the file.
+        """
+        if self._position is None:
+            return {}
+        path, offset, start = self._position
+        return {} if start is None else {"path": os.path.abspath(path), "offset": offset, "began": start}
+
+    def rewind(self, position: Mapping[str, Any]) -> None:
+        """Take the record back to a `position`, before the first write of a run that goes on from there.
+
+        What follows is moved to ``<stem>.replayed.jsonl`` beside the file, a record of its own. Where the file is
+        there and is not the one the position was taken of, nothing changes and a warning says why.
+        """
+        self.close()
+        if not os.path.exists(self.path):
+            return
+        try:
+            reason = misfit(self.path, position)
+            if not reason:
+                move_tail(self.path, position["offset"])
+                self._position = (self.path, position["offset"], position["began"])
+        except OSError as error:
+            reason = str(error)
+        if reason:
+            _logger.warning("%s is not taken back to %s: %s; steps may be in it twice", self.path, position, reason)
+
     def _append(self, readings: Sequence[Reading]) -> None:
         now = f"{time.time():.3f}"
         try:
@@ -84,6 +120,7 @@ class JsonlSink:
             data = opening + sealed(self._lines.of(readings, now))
             if data:
                 write_all(file, data)
+                self._position = (self.path, file.tell(), self._began)
         except BaseException:
             # Half a report may be in the file, or a tag be taken for explained that is not: begin anew.
             if self._file:
@@ -95,6 +132,7 @@ class JsonlSink:
     def _open(self, now: str) -> tuple[io.FileIO, bytes]:
         self._file, opening = begun(self.path, now)
         self._lines = ReportLines()
+        self._began = float(now) if os.fstat(self._file.fileno()).st_size == 0 else began(self.path)
         return self._file, opening
 
     def _move(self, error: OSError, readings: Sequence[Reading]) -> None:

@@ -6,10 +6,11 @@ import os
 
 from logitwatch import __version__
 from logitwatch.sinks.records import SCHEMA
-from logitwatch.sinks.seals import closing, sealed
+from logitwatch.sinks.seals import closing, is_whole_line, sealed
 
-__all__ = ["begun", "write_all"]
+__all__ = ["began", "begun", "write_all"]
 
+_LONGEST_HEADER = 4096
 _BLOCK = 1 << 16
 
 
@@ -38,6 +39,24 @@ def begun(path: str, now: str) -> tuple[io.FileIO, bytes]:
     except BaseException:
         file.close()
         raise
+
+
+def began(path: str) -> float | None:
+    """When the first session of a file began, in seconds since 1970; None for a file that is not a record.
+
+    Examples:
+        >>> began("no/such/file.jsonl") is None
+        True
+    """
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(_LONGEST_HEADER)
+        if not is_whole_line(line):
+            return None
+        header = json.loads(line)
+        return float(header["time"]) if header["kind"] == "header" else None
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
 
 
 def write_all(file: io.FileIO, data: bytes) -> None:

@@ -2,6 +2,7 @@ import errno
 import json
 import logging
 import math
+import os
 import resource
 import shutil
 import signal
@@ -353,12 +354,14 @@ def file_limit():
 def test_a_report_over_the_limit_of_a_file_is_an_error_and_the_file_goes_on(path, elsewhere, file_limit):
     sink = JsonlSink(path)
     sink.write([Scalars(values={"logits/val/entropy": 0.0}, step=0)])
+    position = sink.position()
     file_limit(RESERVE + 2**20)
     with pytest.raises(OSError, match="File too large") as raised:
         sink.write([Scalars(values={"b": 1.0}, step=1), Text(tag="t", step=1, markdown="x" * 2 * RESERVE)])
     assert raised.value.errno == errno.EFBIG
     assert list(elsewhere.iterdir()) == []
     assert sink.path == str(path)
+    assert sink.position() == position
     file_limit(4 * RESERVE)
     sink.write([Scalars(values={"logits/val/entropy": 2.0}, step=2)])
     sink.close()
@@ -384,6 +387,7 @@ def test_where_nothing_can_be_written_the_caller_is_told_and_may_try_again(tmp_p
         with pytest.raises(OSError, match="Not a directory"):
             sink.write([Scalars(values={"a": 1.0}, step=1)])
         assert sink.path == str(tmp_path / "run" / "logitwatch.jsonl")
+        assert sink.position() == {}
     (tmp_path / "run").unlink()
     sink.write([Scalars(values={"a": 2.0}, step=2)])
     sink.close()
@@ -441,3 +445,168 @@ def test_a_killed_process_loses_at_most_the_report_in_hand(tmp_path):
         assert all(counts[known] == 204 for known in range(step + 1, reports + 1)), "each report that was told of"
         assert set(counts) <= set(range(1, reports + 2))
         step = reports + 1
+
+
+# A run that goes on from a checkpoint.
+
+
+def steps(path):
+    return [record["step"] for record in read_jsonl(path) if record["kind"] != "header"]
+
+
+def report(step):
+    return [Scalars(values={"logits/val/entropy": float(step)}, step=step), Text(tag="ünï", step=step, markdown="x")]
+
+
+@pytest.fixture
+def resumed(path):
+    """The positions after each of six reports, the file, and a sink of a later process."""
+    sink, positions = JsonlSink(path), []
+    for step in range(6):
+        sink.write(report(step))
+        positions.append(sink.position())
+    sink.close()
+    return positions, path, JsonlSink(path)
+
+
+def test_before_anything_is_written_there_is_no_position(path):
+    sink = JsonlSink(path)
+    assert sink.position() == {}
+    sink.write([])
+    sink.close()
+    assert sink.position()["offset"] == path.stat().st_size
+
+
+def test_a_position_is_plain_and_of_the_first_session(resumed):
+    positions, path, sink = resumed
+    (began,) = {record["time"] for record in read_jsonl(path) if record["kind"] == "header"}
+    assert positions[-1] == {"path": str(path), "offset": path.stat().st_size, "began": began}
+    assert [type(value) for value in positions[-1].values()] == [str, int, float]
+    sink.write(report(6))
+    assert sink.position() == {"path": str(path), "offset": path.stat().st_size, "began": began}
+    sink.close()
+    assert sink.position()["offset"] == path.stat().st_size
+
+
+def test_a_position_survives_json_and_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sink = JsonlSink("x.jsonl")
+    sink.write(report(1))
+    position = json.loads(json.dumps(sink.position()))
+    assert position["path"] == str(tmp_path / "x.jsonl")
+    sink.write(report(2))
+    sink.close()
+    sink = JsonlSink("x.jsonl")
+    sink.rewind(position)
+    assert steps("x.jsonl") == [1, 1]
+
+
+@pytest.mark.parametrize("saved", range(6))
+def test_replayed_steps_are_in_the_record_once(resumed, saved, caplog):
+    positions, path, sink = resumed
+    sink.rewind(positions[saved])
+    assert sink.position() == positions[saved]
+    for step in range(saved + 1, 8):
+        sink.write(report(step))
+    sink.close()
+    assert steps(path) == [step for step in range(8) for _ in range(2)]
+    assert all(record["meaning"] for record in read_jsonl(path) if record["kind"] == "scalar")
+    replayed = path.with_name("logitwatch.replayed.jsonl")
+    if saved == 5:
+        assert not replayed.exists()
+    else:
+        assert steps(replayed) == [step for step in range(saved + 1, 6) for _ in range(2)]
+        assert next(read_jsonl(replayed))["kind"] == "header"
+    assert warnings_of(caplog) == []
+
+
+def test_a_record_may_be_taken_back_again_and_again(resumed):
+    positions, path, sink = resumed
+    for saved in (4, 2, 2):
+        sink.rewind(positions[saved])
+        sink.write(report(saved + 1))
+        sink.close()
+        sink = JsonlSink(path)
+    assert steps(path) == [step for step in range(4) for _ in range(2)]
+    assert steps(path.with_name("logitwatch.replayed.jsonl")) == [5, 5, 3, 3, 4, 4, 5, 5, 3, 3]
+
+
+def test_a_sink_that_is_open_is_taken_back_too(path):
+    sink = JsonlSink(path)
+    sink.write(report(0))
+    position = sink.position()
+    sink.write(report(1))
+    sink.rewind(position)
+    sink.write(report(1))
+    sink.close()
+    assert [record["kind"] for record in read_jsonl(path)] == ["header", "scalar", "text"] * 2
+    assert steps(path) == [0, 0, 1, 1]
+
+
+def test_a_killed_run_is_taken_back_with_its_torn_line(resumed):
+    positions, path, sink = resumed
+    os.truncate(path, path.stat().st_size - 30)
+    sink.rewind(positions[3])
+    sink.write(report(4))
+    sink.close()
+    assert steps(path) == [step for step in range(5) for _ in range(2)]
+    assert steps(path.with_name("logitwatch.replayed.jsonl")) == [4, 4, 5]
+
+
+def test_a_run_killed_between_copy_and_cut_has_the_tail_twice_and_not_never(resumed, monkeypatch):
+    positions, path, sink = resumed
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("logitwatch.sinks.rewinding.os.fsync", killed)
+        with pytest.raises(Killed):
+            sink.rewind(positions[3])
+    assert steps(path) == [step for step in range(6) for _ in range(2)]
+    JsonlSink(path).rewind(positions[3])
+    assert steps(path) == [step for step in range(4) for _ in range(2)]
+    assert steps(path.with_name("logitwatch.replayed.jsonl")) == [4, 4, 5, 5] * 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"began": 1.0},
+        {"offset": 10**9},
+        {"offset": 7},
+        {"offset": "7"},
+        {"offset": None, "began": []},
+        {"offset": -1},
+    ],
+)
+def test_a_position_of_another_file_changes_nothing_and_is_warned_of(resumed, change, caplog):
+    positions, path, sink = resumed
+    before = path.read_bytes()
+    sink.rewind({**positions[3], **change})
+    sink.rewind({})
+    sink.rewind(None)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["logitwatch.jsonl"]
+    assert len(warnings_of(caplog)) == 3
+    assert all("is not taken back to" in said for said in warnings_of(caplog))
+    assert sink.position() == {}
+
+
+def test_where_there_is_no_file_there_is_nothing_to_take_back(path, caplog):
+    JsonlSink(path).rewind({"path": str(path), "offset": 10, "began": 1.0})
+    assert not path.parent.exists()
+    assert warnings_of(caplog) == []
+
+
+def test_a_file_that_cannot_be_taken_back_is_left_with_a_warning(resumed, caplog):
+    positions, path, sink = resumed
+    before = path.read_bytes()
+    path.with_name("logitwatch.replayed.jsonl").mkdir()
+    sink.rewind(positions[3])
+    assert path.read_bytes() == before
+    (said,) = warnings_of(caplog)
+    assert "Is a directory" in said

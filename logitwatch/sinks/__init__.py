@@ -3,12 +3,13 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from logitwatch.sinks.jsonl import JsonlSink, as_reading, read_jsonl
+from logitwatch.sinks.jsonl import JsonlSink
 from logitwatch.sinks.lightning import LightningSink
 from logitwatch.sinks.memory import MemorySink
 from logitwatch.sinks.opening import log_folder, open_sinks
 from logitwatch.sinks.protocol import Sink
 from logitwatch.sinks.readings import Alert, Curve, Figure, Heatmap, Histogram, Reading, Scalars, Table, Text
+from logitwatch.sinks.records import as_reading, read_jsonl
 
 if TYPE_CHECKING:
     from logitwatch.sinks.tensorboard import TensorBoardSink as TensorBoardSink

@@ -1,16 +1,17 @@
-"""The checksum of TensorBoard's records, computed in C.
+"""The checksum of TensorBoard's records and of ours, computed in C.
 
 TensorBoard computes CRC-32C in Python: 141 microseconds a kilobyte under the interpreter lock, in the middle of a
 training step. The same bytes from google-crc32c cost nothing that can be measured.
 """
 
+import functools
 import io
 import struct
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["compiled_checksum", "record", "use_compiled_checksum"]
+__all__ = ["checksum_in_python", "compiled_checksum", "crc32c", "record", "use_compiled_checksum"]
 
 _PROBE = bytes(range(256)) * 3
 
@@ -33,6 +34,30 @@ def compiled_checksum() -> Callable[[bytes], int] | None:
         return None
     value: Callable[[bytes], int] = google_crc32c.value
     return value
+
+
+@functools.cache
+def crc32c() -> Callable[[bytes], int]:
+    """CRC-32C in C where there is one, in Python where there is none; found out at the first call.
+
+    Examples:
+        >>> hex(crc32c()(b"123456789"))
+        '0xe3069283'
+    """
+    return compiled_checksum() or checksum_in_python
+
+
+def checksum_in_python(data: bytes) -> int:
+    """CRC-32C, a hundred times slower.
+
+    Examples:
+        >>> hex(checksum_in_python(b"123456789")), checksum_in_python(b"")
+        ('0xe3069283', 0)
+    """
+    table, crc = _table(), 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF
 
 
 def record(data: bytes, checksum: Callable[[bytes], int]) -> bytes:
@@ -80,3 +105,11 @@ def use_compiled_checksum(summary_writer: Any) -> bool:
 
 def _masked(crc: int) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+@functools.cache
+def _table() -> list[int]:
+    table = list(range(256))
+    for _ in range(8):
+        table = [crc >> 1 ^ (0x82F63B78 if crc & 1 else 0) for crc in table]
+    return table

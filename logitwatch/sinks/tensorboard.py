@@ -20,6 +20,7 @@ from logitwatch.sinks.markdown import alert_markdown, table_markdown
 from logitwatch.sinks.notices import Notices
 from logitwatch.sinks.raster import heatmap_pixels, png
 from logitwatch.sinks.readings import Alert, Curve, Figure, Heatmap, Histogram, Reading, Scalars, Table, Text
+from logitwatch.sinks.room import require_room
 from logitwatch.sinks.scalar_layout import Chart, scalar_layout
 
 __all__ = ["TensorBoardSink"]
@@ -64,7 +65,9 @@ class TensorBoardSink:
         self._file_writer: Any = None
 
     def write(self, readings: Sequence[Reading]) -> None:
-        """See `Sink.write`."""
+        """See `Sink.write`. Raises OSError, and hands over nothing, where the disk is nearly full."""
+        # The writer's own thread would meet the full disk, and its owner's next log or finalize end the run with it.
+        require_room(self._path())
         summaries: dict[int, Summary] = {}
         figures: list[Figure] = []
         for reading in readings:
@@ -85,6 +88,11 @@ class TensorBoardSink:
     def close(self) -> None:
         """See `Sink.close`."""
         self._writer.flush()
+
+    def _path(self) -> str:
+        """The event file, or its folder where the writer's inside has changed."""
+        events = getattr(self._writer._get_file_writer(), "event_writer", None)
+        return str(getattr(events, "_file_name", self._writer.log_dir))
 
     def _send(self, summary: Summary, step: int) -> None:
         file_writer = self._writer._get_file_writer()

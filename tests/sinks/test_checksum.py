@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from logitwatch.sinks.checksum import compiled_checksum, record, use_compiled_checksum
+from logitwatch.sinks.checksum import checksum_in_python, compiled_checksum, crc32c, record, use_compiled_checksum
 
 
 @given(st.binary(max_size=300))
@@ -62,3 +62,13 @@ def test_without_the_compiled_library_nothing_changes(tmp_path, monkeypatch):
     writer = SummaryWriter(str(tmp_path))
     assert not use_compiled_checksum(writer)
     writer.close()
+
+
+@given(st.binary(max_size=300))
+def test_the_checksum_in_python_is_the_one_in_c(data):
+    assert checksum_in_python(data) == compiled_checksum()(data) == crc32c()(data)
+
+
+def test_without_the_compiled_library_there_is_still_a_checksum(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google_crc32c", None)
+    assert crc32c.__wrapped__() is checksum_in_python

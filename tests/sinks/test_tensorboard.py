@@ -5,6 +5,7 @@ import lightning.pytorch.loggers
 import numpy as np
 import pytest
 import pytorch_lightning.loggers
+from helpers.disks import small_disk
 from helpers.event_files import accumulated, array, events, served_curve, text
 from helpers.reports import every_kind, histogram, reliability, training_report
 from PIL import Image
@@ -13,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from logitwatch.sinks.opening import open_sinks
 from logitwatch.sinks.readings import Alert, Heatmap, Scalars, Table
+from logitwatch.sinks.room import RESERVE
 from logitwatch.sinks.tensorboard import TensorBoardSink
 
 
@@ -199,3 +201,29 @@ def test_a_writer_closed_between_two_fits_is_written_to_again(tmp_path):
         sink.close()
     steps = [event.step for event in events(tmp_path) if event.HasField("summary")]
     assert sorted(steps) == [1, 2]
+
+
+def test_a_disk_without_room_is_left_to_the_writers_owner(tmp_path):
+    with small_disk(tmp_path / "disk", f"size={RESERVE + 2**20}") as disk:
+        writer = SummaryWriter(str(disk / "run"))
+        sink = TensorBoardSink(writer)
+        sink.write([Scalars(values={"a": 1.0}, step=1)])
+        (disk / "checkpoint").write_bytes(bytes(2**20))
+        for step in range(100):
+            with pytest.raises(OSError, match="less than 16 MiB left"):
+                sink.write([Scalars(values={"a": 2.0}, step=step), *every_kind(step=step)])
+        writer.add_scalar("theirs", 3.0, 1)
+        (disk / "checkpoint").unlink()
+        sink.write([Scalars(values={"a": 4.0}, step=2)])
+        sink.close()
+        writer.close()
+        found = accumulated(disk / "run")
+        assert [event.value for event in found.Scalars("a")] == [1.0, 4.0]
+        assert [event.value for event in found.Scalars("theirs")] == [3.0]
+
+
+def test_the_room_of_an_event_file_that_nears_its_limit_is_asked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("logitwatch.sinks.tensorboard.require_room", asked.append)
+    written(tmp_path, [Scalars(values={"a": 1.0}, step=1)])
+    assert asked == [str(path) for path in tmp_path.glob("events.out.tfevents.*")]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from logitwatch.callbacks.courier import Courier, Messenger
 from logitwatch.callbacks.faults import Faults
+from logitwatch.sinks.jsonl import JsonlSink
 from logitwatch.sinks.lightning import LightningSink
 from logitwatch.sinks.opening import log_folder, open_sinks
 from logitwatch.sinks.protocol import Sink
@@ -60,6 +61,22 @@ class Outlet:
     def worked(self) -> float:
         """Seconds of processor time the threads of the sinks have taken since this was last asked."""
         return sum(line.worked() for line in self._lines or [])
+
+    def position(self) -> dict[str, Any]:
+        """Where the record of the run stands now; empty where there is none, or it is behind."""
+        for line in self._lines or []:
+            if isinstance(line.sink, JsonlSink) and line.drain(timeout=1.0):
+                return line.sink.position()
+        return {}
+
+    def rewind(self, position: Mapping[str, Any]) -> None:
+        """Open the record, without what was written to it after a checkpoint: that is about to be written again."""
+        self.open()
+        for line in self._lines or []:
+            if isinstance(line.sink, JsonlSink):
+                if position:
+                    line.sink.rewind(position)
+                line.send([])  # its beginning, so that a checkpoint finds a position from the first step on
 
     def close(self) -> None:
         """Flush every sink; the next write opens them anew."""

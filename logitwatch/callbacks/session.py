@@ -138,6 +138,7 @@ class Session:
     def _state(self, monitor: Reporter, cadence: Cadence) -> dict[str, Any]:
         return {
             "cadence": cadence.state_dict(),
+            "record": self.outlet.position(),
             "window": self.windows.saved(monitor),
         }
 
@@ -242,7 +243,9 @@ class Session:
 
     def _on_train_start(self) -> None:
         self.pace.ledger.balance(faults=0, dropped=0)
+        position: dict[str, Any] = next((m.saved["record"] for m in self.monitors if "record" in m.saved), {})
         self.outlet.open()
+        self.faults.attempt("resuming of the record", self.outlet.rewind, position, otherwise=None)
 
     def _on_evaluation_start(self) -> None:
         self.pace.ledger.pause()

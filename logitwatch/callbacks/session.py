@@ -108,6 +108,10 @@ class Session:
                     self._freeze(cadence, look.step)
         self.pace.ledger.spent(self.pace.now() - start, elsewhere=elsewhere)
 
+    def failed(self) -> None:
+        """See `Listener.failed`."""
+        self.faults.note("capture")
+
     def event(self, monitor: Reporter, name: str, *args: Any) -> None:
         """A Lightning hook of a monitor; acts once for all, at the last of them, or at once when the run is over."""
         if name in ("abort", "close"):

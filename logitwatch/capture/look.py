@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.eval_frame import skip_code
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from logitwatch.capture.criteria import FUNCTIONS, Call, Lender, read_function, read_module
@@ -126,6 +127,7 @@ class CriterionMode(TorchFunctionMode):
                 self._see(func, args, kwargs, result)
         return result
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
     def _see(self, *call: Any) -> None:
         try:
             self.finish()  # what compiled code saw before this call
@@ -140,11 +142,15 @@ class CriterionMode(TorchFunctionMode):
         try:
             result = func(*args, **kwargs)
             if asked:
-                self._look.hear(Level.LOSS, read_module, type(loss).__name__, loss, args[1:], kwargs, result)
+                self._see_ours(loss, args[1:], kwargs, result)
         finally:
             if asked:
                 self._look.lend(loss, None)
         return result
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    def _see_ours(self, loss: Any, *call: Any) -> None:
+        self._look.hear(Level.LOSS, read_module, type(loss).__name__, loss, *call)
 
     def leave(self) -> None:
         """Take this mode off the stack, whatever is above it and whether or not it got there, and read what it kept."""
@@ -172,6 +178,12 @@ class CriterionMode(TorchFunctionMode):
         # A graph that is run as Python (backend "eager") was also seen while it ran.
         known = call is not None and any(seen.logits is call.logits for seen in self._look.seen(Level.FUNCTION))
         return None if known else call
+
+
+# Where code that is being compiled falls back to Python, these would be compiled alone, anew for each function. Inside
+# other code they are traced all the same.
+for _traced in (CriterionMode.__torch_function__, CriterionMode._borrow, Look.lend):
+    skip_code(_traced.__code__)
 
 
 def _returned(result: Any) -> Call | None:

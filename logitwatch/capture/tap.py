@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch._dynamo.eval_frame import skip_code
 
 from logitwatch.capture.criteria import Call, Lender, read_module, watched_criteria
 from logitwatch.capture.explicit import receiving
@@ -210,16 +211,20 @@ class Tap:
         return self._listen.get(stage, stage != "train" or not self.criteria)
 
     def _hook(self, module: nn.Module, report: Callable[[Look, nn.Module, Any, Any, Any], None]) -> None:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            look = self._look
-            # Compiled code traces hooks too: there the function mode does the seeing, and this is compiled away.
-            if look is None or torch.compiler.is_compiling():
-                return
+        @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+        def eagerly(look: Look, *call: Any) -> None:
             try:
-                report(look, module, args, kwargs, output)
+                report(look, *call)
             except Exception as error:
                 look.failed(error)
 
+        def hook(*call: Any) -> None:
+            # Compiled code traces hooks too: there the function mode does the seeing, and this is compiled away. What
+            # changes is read after that question, or it would be guarded on.
+            if not torch.compiler.is_compiling() and self._look is not None:
+                eagerly(self._look, *call)
+
+        skip_code(hook.__code__)  # nor is it compiled alone, as if nobody ever looked
         handle = module.register_forward_hook(ForwardHook(hook), with_kwargs=True)
         self._undo.append(handle.remove)
 

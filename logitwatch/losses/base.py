@@ -22,8 +22,8 @@ class LogitLoss(nn.Module, ABC):
     * ``"rows"``, only where they cost nothing: detached float32 ``[rows]`` tensors ``max_logit``, ``log_partition``,
       ``entropy`` and ``nll`` over all rows in torch's order ``(N, d1, ...)``; ``nll`` is NaN for an ignored row.
 
-    A copy or a pickle of a loss lends nothing until it is asked, and compiled code never does: there a dictionary that is
-    filled is a side effect, which `torch.compile` refuses inside a checkpointed region.
+    A copy or a pickle of a loss lends nothing until it is asked, and compiled code never does: there to fill a
+    dictionary is a side effect, which `torch.compile` refuses inside a checkpointed region.
 
     Args:
         ignore_index: The target that marks a row as not counted.

@@ -108,6 +108,10 @@ class Session:
                     self._freeze(cadence, look.step)
         self.pace.ledger.spent(self.pace.now() - start, elsewhere=elsewhere)
 
+    def failed(self) -> None:
+        """See `Listener.failed`."""
+        self.faults.note("capture")
+
     def event(self, monitor: Reporter, name: str, *args: Any) -> None:
         """A Lightning hook of a monitor; acts once for all, at the last of them, or at once when the run is over."""
         if name in ("abort", "close"):
@@ -189,7 +193,7 @@ class Session:
                 seen.append((call, observation))
         primary = seen[0][1].source if seen else None
         followed = {monitor.source or primary for monitor in self.monitors}
-        self.outlet.write(self.witness.testify(look, seen, followed))
+        self.witness.testify(look, seen, followed)
         training = self.pace.cadence if look.stage == "train" else None
         histograms = training is None or training.histograms
         rows = sampled = 0
@@ -217,7 +221,7 @@ class Session:
         windows, (total,) = self.windows.merged(
             self.monitors, "train", 1, self.module.device, also=[(account, Account.empty())]
         )
-        readings: list[Reading] = []
+        readings: list[Reading] = [*self._told("train")]
         for (monitor, _), state in windows.items():
             if self._rows(monitor, state) < (1 if last else monitor.fewest_rows):
                 continue
@@ -225,6 +229,9 @@ class Session:
             readings += self._readings(monitor, state, self._tags(monitor, "train"), step)
         assert isinstance(total, Account)
         self.outlet.write([*readings, Scalars(values=total.values(), step=step)])
+
+    def _told(self, stage: str) -> list[Text]:
+        return self.faults.attempt("capture", self.witness.texts, stage, otherwise=[])
 
     def _rows(self, monitor: Reporter, state: State) -> float:
         """Rows of a reduced state; one that cannot say is taken for full, so that its window does not grow for ever."""
@@ -258,8 +265,8 @@ class Session:
             return
         step, batches = self.trainer.global_step, getattr(self.trainer, f"num_{stage}_batches")
         loaders = len(batches) if isinstance(batches, list) else 1
-        readings: list[Reading] = []
         windows, _ = self.windows.merged(self.monitors, stage, loaders, self.module.device)
+        readings: list[Reading] = [*self._told(stage)]
         for (monitor, loader), state in windows.items():
             self.windows.clear(monitor, stage, loader)
             rows = self._rows(monitor, state)

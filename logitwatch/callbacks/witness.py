@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from logitwatch.capture.criteria import Call
 from logitwatch.capture.look import Level, Look
 from logitwatch.capture.observation import Observation
-from logitwatch.capture.proof import prove
+from logitwatch.capture.proof import Proof, prove
 from logitwatch.capture.tap import SILENT_LOOKS, Tap
 from logitwatch.sinks.readings import Text
 
@@ -22,19 +21,31 @@ __all__ = ["Witness"]
 logger = logging.getLogger("logitwatch")
 
 
+class _Statement(NamedTuple):
+    """What a first capture leaves until it is told: words, and numbers still on the device."""
+
+    step: int
+    words: str
+    proof: Proof | None
+    loss: Tensor | None
+    note: str
+
+
 class Witness:
-    """Keeps what has been said already of the sources of one tap."""
+    """Keeps what has been said already of the sources of one tap, and what is to be said at the next report."""
 
     def __init__(self, tap: Tap) -> None:
         self._tap = tap
         self._said: set[tuple[str, str]] = set()
         self._empty: dict[str, int] = {}
         self._missed: Counter[tuple[str, str]] = Counter()
+        self._untold: dict[str, list[_Statement]] = {}
 
-    def testify(
-        self, look: Look, seen: Sequence[tuple[Call, Observation]], followed: Collection[str | None]
-    ) -> list[Text]:
-        """Texts to be reported of this look: a proof at the first capture, nothing afterwards. Warnings are logged.
+    def testify(self, look: Look, seen: Sequence[tuple[Call, Observation]], followed: Collection[str | None]) -> None:
+        """Note what is to be told of this look: a proof at the first capture, nothing afterwards.
+
+        No number is read back to the host and no logits are kept. What can be said without a number, that nothing was
+        seen, is logged at once.
 
         Args:
             look: The step.
@@ -50,15 +61,18 @@ class Witness:
             self._empty[stage] = self._empty.get(stage, 0) + 1
             if self._empty[stage] == SILENT_LOOKS and silent is None and stage != "predict":
                 self._warn(stage, "nothing", _nothing(look, self._tap.criteria))
-            return []
+            return
         self._empty[stage] = 0
         others = sorted({call.source for call, _ in seen} - set(followed))
         note = "".join(f" Also seen and not followed: `{name}` (`source={name!r}`)." for name in others)
-        return [
-            self._proof(look, call, observation, note)
-            for call, observation in seen
-            if call.source in followed and self._first(stage, call.source)
-        ]
+        for call, observation in seen:
+            if call.source in followed and self._first(stage, call.source):
+                statement = _statement(look, call, observation, note)
+                self._untold.setdefault(stage, []).append(statement)
+
+    def texts(self, stage: str) -> list[Text]:
+        """What is still to be told of a stage, each thing once. Reads numbers to the host, warns of bad ones."""
+        return [self._told(stage, statement) for statement in self._untold.pop(stage, ())]
 
     def _miss(self, stage: str, sources: Sequence[str]) -> None:
         """Say once of a source that was asked for by name that it does not speak."""
@@ -70,20 +84,17 @@ class Witness:
                 if self._missed[stage, name] == SILENT_LOOKS and stage != "predict":
                     self._warn(stage, f"source {name}", _no_such(stage, name, sources, self._tap.criteria))
 
-    def _proof(self, look: Look, call: Call, observation: Observation, note: str) -> Text:
-        shape = f"{tuple(call.logits.shape)} {str(call.logits.dtype).removeprefix('torch.')}"
-        text = f"Watching `{call.source}` in {look.stage}: logits {shape}, {observation.num_rows} rows"
-        proof = prove(call, observation)
-        if proof is None:
-            return Text(tag=f"logitwatch/capture/{look.stage}", step=look.step, markdown=f"{text}.{note}")
-        text += f"; loss recomputed from them {proof.recomputed:.6g}, returned {proof.returned:.6g}"
-        text += f" (relative difference {proof.residual:.1e})"
-        loss = _loss(look.result)
-        if loss is not None and loss != 0:
-            text += f"; {proof.returned / loss:.1%} of the loss of the step"
-        if not proof.holds:
-            self._warn(look.stage, "proof", f"{text}. They disagree: the numbers of this source are not to be trusted.")
-        return Text(tag=f"logitwatch/capture/{look.stage}", step=look.step, markdown=f"{text}.{note}")
+    def _told(self, stage: str, statement: _Statement) -> Text:
+        step, text, proof, loss, note = statement
+        if proof is not None:
+            returned = proof.returned.item()
+            text += f"; loss recomputed from them {proof.recomputed.item():.6g}, returned {returned:.6g}"
+            text += f" (relative difference {proof.residual:.1e})"
+            whole = 0.0 if loss is None else loss.item()
+            text += f"; {returned / whole:.1%} of the loss of the step" if whole else ""
+            if not proof.holds:
+                self._warn(stage, "proof", f"{text}. They disagree: the numbers of this source are not to be trusted.")
+        return Text(tag=f"logitwatch/capture/{stage}", step=step, markdown=f"{text}.{note}")
 
     def _warn(self, stage: str, kind: str, text: str) -> None:
         if self._first(stage, f" {kind}"):
@@ -95,13 +106,16 @@ class Witness:
         return new
 
 
-def _loss(result: Any) -> float | None:
-    """The loss a step returned; read back to the host, so only for a proof."""
+def _statement(look: Look, call: Call, observation: Observation, note: str) -> _Statement:
+    shape = f"{tuple(call.logits.shape)} {str(call.logits.dtype).removeprefix('torch.')}"
+    words = f"Watching `{call.source}` in {look.stage}: logits {shape}, {observation.num_rows} rows"
+    return _Statement(look.step, words, prove(call, observation), _loss(look.result), note)
+
+
+def _loss(result: Any) -> Tensor | None:
+    """A copy of the loss a step returned, as backward or the next step may reuse its memory."""
     loss = result.get("loss") if isinstance(result, Mapping) else result
-    if isinstance(loss, Tensor) and loss.numel() == 1:
-        with torch.no_grad():
-            return float(loss)
-    return None
+    return loss.detach().clone() if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
 
 def _silence(stage: str, level: Level) -> str:

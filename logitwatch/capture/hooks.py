@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+from torch._dynamo.eval_frame import skip_code
 
 __all__ = ["ForwardHook", "StepWrapper"]
 
@@ -26,6 +27,9 @@ class ForwardHook:
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._report is not None:
             self._report(module, args, kwargs, output)
+
+    # Traced inside other code, and never compiled alone: see `CriterionMode`.
+    skip_code(__call__.__code__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ForwardHook:
         return ForwardHook()

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch._dynamo.eval_frame import skip_code
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from logitwatch.capture.criteria import FUNCTIONS, Call, Lender, read_function, read_module
 
@@ -29,13 +30,18 @@ class Level(enum.IntEnum):
 
 
 class Look:
-    """Collects the calls of one step. Holds references, not copies, and only until the step is over."""
+    """Collects the calls of one step. Holds references, not copies, and only until the step is over.
+
+    Attributes:
+        heard: The best level at which the function mode saw anything; hooks are not asked for it.
+    """
 
     def __init__(self, stage: str, loader: int = 0) -> None:
         self.stage = stage
         self.loader = loader
         self.step = 0
         self.result: Any = None
+        self.heard: Level | None = None
         self._calls: dict[Level, list[Call]] = {level: [] for level in Level}
         self._fault: Exception | None = None
 
@@ -45,11 +51,33 @@ class Look:
             self._calls[level].append(call)
 
     def note(self, level: Level, read: Callable[..., Call | None], *args: Any) -> None:
-        """Read a call amid the user's step: what fails is kept for `calls` to raise, where faults are isolated."""
+        """Read a call amid the user's step, which goes on whatever fails here."""
         try:
             self.add(level, read(*args))
         except Exception as error:
-            self._fault = error.with_traceback(None)  # its frames would keep the logits
+            self.failed(error)
+
+    def hear(self, level: Level, read: Callable[..., Call | None], *args: Any) -> None:
+        """Read a call the function mode sees; see `note`."""
+        before = len(self._calls[level])
+        self.note(level, read, *args)
+        if len(self._calls[level]) > before:
+            self.heard = level if self.heard is None else min(level, self.heard)
+
+    def lend(self, loss: Any, lent: dict[str, Any] | None) -> bool:
+        """Ask a loss for what it lends, or with None no more; whether it is one that can be asked and was not yet."""
+        try:
+            if lent is not None and not (isinstance(loss, Lender) and loss.lent is None):
+                return False
+            loss.lent = lent
+        except Exception as error:
+            self.failed(error)
+            return False
+        return True
+
+    def failed(self, error: Exception) -> None:
+        """Keep what failed amid the user's step for `calls` to raise, where faults are isolated and counted."""
+        self._fault = error.with_traceback(None)  # its frames would keep the logits
 
     def seen(self, level: Level) -> list[Call]:
         """Calls noted at a level so far."""
@@ -75,52 +103,87 @@ class Look:
 
 
 class CriterionMode(TorchFunctionMode):
-    """Sees calls of torch's criteria, however they were imported, while the context lasts.
+    """Sees calls of torch's criteria, however they were imported, and of our losses, while the context lasts.
 
-    Compiled code traces the body of this mode. There a list that grows would compile anew at each step, so a call
-    seen while compiling overwrites one slot instead, which is read when the step is over and before backward.
+    Compiled code traces the body of this mode. There a list that grows would compile anew at each step, as its length
+    is guarded, so calls seen while compiling are kept as a chain, each with those before it. It is read when the step
+    is over and before backward. Of our losses compiled code shows the criterion of torch they call, if they do.
     """
 
     def __init__(self, look: Look) -> None:
         super().__init__()
         self._look = look
-        self.slot: tuple[Any, Any, Any, Any] | None = None
+        self._kept: Any = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") == "__call__" and isinstance(args[0], Lender):
+        if getattr(func, "__name__", "") == "__call__":
             return self._borrow(func, args, kwargs)
         result = func(*args, **kwargs)
         if func in FUNCTIONS:
             if torch.compiler.is_compiling():
-                self.slot = (func, args, kwargs, result)
+                self._kept = (func, args, kwargs, result, self._kept)
             else:
-                self._look.note(Level.FUNCTION, read_function, func, args, kwargs, result)
+                self._see(func, args, kwargs, result)
         return result
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    def _see(self, *call: Any) -> None:
+        try:
+            self.finish()  # what compiled code saw before this call
+            self._look.hear(Level.FUNCTION, read_function, *call)
+        except Exception as error:
+            self._look.failed(error)
 
     def _borrow(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run a loss of ours and note what it lends; one that is a submodule has a hook and was asked already."""
-        loss = args[0]
-        if loss.lent is not None:
-            return func(*args, **kwargs)
-        loss.lent = {}
+        loss = args[0] if args else None
+        asked = self._look.lend(loss, {})
         try:
             result = func(*args, **kwargs)
-            self._look.note(Level.LOSS, read_module, type(loss).__name__, loss, args[1:], kwargs, result)
+            if asked:
+                self._see_ours(loss, args[1:], kwargs, result)
         finally:
-            loss.lent = None
+            if asked:
+                self._look.lend(loss, None)
         return result
 
-    def finish(self) -> None:
-        """Hand over what compiled code left in the slot."""
-        self._look.note(Level.FUNCTION, self._left)
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    def _see_ours(self, loss: Any, *call: Any) -> None:
+        self._look.hear(Level.LOSS, read_module, type(loss).__name__, loss, *call)
 
-    def _left(self) -> Call | None:
-        call = None if self.slot is None else read_function(*self.slot)
-        self.slot = None
+    def leave(self) -> None:
+        """Take this mode off the stack, whatever is above it and whether or not it got there, and read what it kept."""
+        above = []
+        while self in _get_current_function_mode_stack():  # type: ignore[no-untyped-call, unused-ignore]
+            mode = _pop_mode()  # type: ignore[no-untyped-call, unused-ignore]
+            if mode is not self:
+                above.append(mode)
+        for mode in reversed(above):
+            _push_mode(mode)  # type: ignore[no-untyped-call, unused-ignore]
+        self.finish()
+
+    def finish(self) -> None:
+        """Hand over what compiled code left, in the order of its calls."""
+        kept, self._kept = self._kept, None
+        calls = []
+        while kept is not None:
+            *call, kept = kept
+            calls.append(call)
+        for call in reversed(calls):
+            self._look.hear(Level.FUNCTION, self._unseen, *call)
+
+    def _unseen(self, func: Any, args: Any, kwargs: Any, result: Any) -> Call | None:
+        call = read_function(func, args, kwargs, result)
         # A graph that is run as Python (backend "eager") was also seen while it ran.
         known = call is not None and any(seen.logits is call.logits for seen in self._look.seen(Level.FUNCTION))
         return None if known else call
+
+
+# Where code that is being compiled falls back to Python, these would be compiled alone, anew for each function. Inside
+# other code they are traced all the same.
+for _traced in (CriterionMode.__torch_function__, CriterionMode._borrow, Look.lend):
+    skip_code(_traced.__code__)
 
 
 def _returned(result: Any) -> Call | None:

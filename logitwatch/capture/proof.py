@@ -18,27 +18,31 @@ CHUNK_ROWS = 1024
 
 
 class Proof(NamedTuple):
-    """What the captured rows say the loss is, and what the criterion said."""
+    """What the captured rows say the loss is, and what the criterion said: numbers on the device until they are asked.
+
+    `residual` and `holds` read them back to the host, which waits for the device.
+    """
 
     source: str
-    recomputed: float
-    returned: float
+    recomputed: Tensor
+    returned: Tensor
 
     @property
     def residual(self) -> float:
         """Relative difference; at most about ``1e-5`` in float32, ``1e-2`` where the criterion ran in bfloat16."""
-        return abs(self.recomputed - self.returned) / max(1e-12, abs(self.returned))
+        recomputed, returned = self.recomputed.item(), self.returned.item()
+        return abs(recomputed - returned) / max(1e-12, abs(returned))
 
     @property
     def holds(self) -> bool:
         """Whether the two agree to what half precision allows, or are both not finite."""
-        return self.residual < 2e-2 or not (isfinite(self.recomputed) or isfinite(self.returned))
+        return self.residual < 2e-2 or not (isfinite(self.recomputed.item()) or isfinite(self.returned.item()))
 
 
 def prove(call: Call, observation: Observation) -> Proof | None:
     """Recompute the loss of a call from its observation; None where the criterion cannot be recomputed from rows.
 
-    Reads numbers back to the host, so it is done once for each stage and source, not each step.
+    It costs a second softmax of every row, so it is done once for each stage and source, and waits for no device.
 
     Examples:
         >>> import torch.nn.functional as F
@@ -63,7 +67,7 @@ def prove(call: Call, observation: Observation) -> Proof | None:
     returned = call.result.to(wide).mean()
     if call.reduction == "none":
         recomputed = losses.mean()
-    return Proof(call.source, recomputed.item(), returned.item())
+    return Proof(call.source, recomputed, returned)
 
 
 def _denominator(call: Call, observation: Observation) -> Tensor | int:
@@ -72,7 +76,9 @@ def _denominator(call: Call, observation: Observation) -> Tensor | int:
     assert targets is not None
     if targets.ndim == 2 or observation.binary:
         return len(targets)
-    counted = targets[observation.valid].long()
+    valid = observation.valid
     if call.weight is None:
-        return len(counted)
-    return call.weight.to(accumulator_dtype(counted.device))[counted].sum()
+        return valid.sum()
+    # Selecting the counted rows would wait for their number.
+    weights = call.weight.to(accumulator_dtype(targets.device))[targets.long().where(valid, 0)]
+    return weights.where(valid, 0).sum()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch._dynamo.eval_frame import skip_code
 
 from logitwatch.capture.criteria import Call, Lender, read_module, watched_criteria
 from logitwatch.capture.explicit import receiving
@@ -26,7 +27,7 @@ _taps: weakref.WeakKeyDictionary[nn.Module, Tap] = weakref.WeakKeyDictionary()
 
 
 class Listener(Protocol):
-    """Who a tap asks and tells. Neither method may raise."""
+    """Who a tap asks and tells."""
 
     def wants(self, stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Look | None:
         """A look to be filled if the step about to run is to be looked at, else None. Called on every step."""
@@ -34,6 +35,10 @@ class Listener(Protocol):
 
     def receive(self, look: Look) -> None:
         """A step that was looked at is over, and backward has not begun."""
+        ...
+
+    def failed(self) -> None:
+        """An exception, the one being handled, was kept from the step."""
         ...
 
 
@@ -58,6 +63,7 @@ class Tap:
         self._undo: list[Callable[[], None]] = []
         self._lenders: list[Lender] = []
         self._best: dict[str, Level | None] = {}
+        self._listen: dict[str, bool] = {}
         self._silent: dict[str, int] = {}
         self._generators: dict[torch.device, torch.Generator] = {}
         self.attached = False
@@ -103,7 +109,7 @@ class Tap:
         self.listener = self._look = None
         self.attached = False
         self.requested, self.criteria, self._lenders = set(), [], []
-        self._best, self._silent = {}, {}
+        self._best, self._listen, self._silent = {}, {}, {}
 
     def observation(self, look: Look, call: Call) -> Observation:
         """A call of a look as rows of logits; may raise where its shapes do not belong together."""
@@ -125,9 +131,8 @@ class Tap:
         """The level that used to speak in this stage and has now been silent for a few looks, said once; else None."""
         stage, level = look.stage, look.level
         if level is not None:
-            known = self._best.get(stage)
-            self._best[stage] = level if known is None else min(level, known)
-            self._silent[stage] = 0
+            self._best[stage], self._silent[stage] = level, 0
+            self._listen[stage] = level == look.heard or level > Level.FUNCTION
             return None
         self._silent[stage] = self._silent.get(stage, 0) + 1
         if self._silent[stage] != SILENT_LOOKS:
@@ -145,7 +150,11 @@ class Tap:
             listener = self.listener
             if self._running or listener is None:  # a step called by another step is part of that one
                 return step(*args, **kwargs)
-            look = listener.wants(stage, args, kwargs)
+            look: Look | None = None
+            try:
+                look = listener.wants(stage, args, kwargs)
+            except Exception:
+                listener.failed()
             self._running = True
             try:
                 if look is None:
@@ -154,61 +163,82 @@ class Tap:
                     result = step(*args, **kwargs)
             finally:
                 self._running = False
-            look.finish(result)
-            listener.receive(look)
+            try:
+                look.finish(result)
+                listener.receive(look)
+            except Exception:
+                listener.failed()
             return result
 
         return around
 
     @contextlib.contextmanager
     def _looking(self, look: Look) -> Iterator[None]:
-        self._look = look
-        mode = CriterionMode(look) if self._needs_mode(look.stage) else None
+        """Listen while the context lasts. What fails in beginning or ending leaves nothing open and no exception."""
+        undo = contextlib.ExitStack()
         try:
-            for lender in self._lenders:
-                lender.lent = {}
-            with receiving(lambda call: look.add(Level.EXPLICIT, call)), mode or contextlib.nullcontext():
-                yield
-            if mode is not None:
-                mode.finish()
+            self._begin(look, undo)
+        except Exception as error:
+            look.failed(error)
+        try:
+            yield
         finally:
-            for lender in self._lenders:
-                lender.lent = None
-            self._look = None
+            try:
+                undo.close()
+            except Exception as error:
+                look.failed(error)
+
+    def _begin(self, look: Look, undo: contextlib.ExitStack) -> None:
+        undo.callback(setattr, self, "_look", None)
+        self._look = look
+        for lender in self._lenders:
+            if look.lend(lender, {}):
+                undo.callback(look.lend, lender, None)
+        undo.enter_context(receiving(lambda call: look.note(Level.EXPLICIT, lambda: call)))
+        if self._needs_mode(look.stage):
+            mode = CriterionMode(look)
+            undo.callback(mode.leave)
+            mode.__enter__()  # type: ignore[no-untyped-call, unused-ignore]
 
     def _needs_mode(self, stage: str) -> bool:
-        """Whether torch's functions must be listened to: no better source has spoken in this stage.
+        """Whether torch's functions must be listened to: no better source spoke when this stage was last looked at.
 
         A compiled network is compiled once more under a mode, so in training criteria that have a hook are given a look
         to speak. Elsewhere every row counts, so there nothing is left to the second look.
         """
-        if self.requested:
+        if self.requested or self._silent.get(stage, 0) > 0:
             return True
-        best = self._best.get(stage)
-        if best is not None:
-            return best >= Level.FUNCTION
-        return stage != "train" or not self.criteria or self._silent.get(stage, 0) > 0
+        return self._listen.get(stage, stage != "train" or not self.criteria)
 
-    def _hook(self, module: nn.Module, report: Callable[[nn.Module, Any, Any, Any], None]) -> None:
-        handle = module.register_forward_hook(ForwardHook(report), with_kwargs=True)
+    def _hook(self, module: nn.Module, report: Callable[[Look, nn.Module, Any, Any, Any], None]) -> None:
+        @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+        def eagerly(look: Look, *call: Any) -> None:
+            try:
+                report(look, *call)
+            except Exception as error:
+                look.failed(error)
+
+        def hook(*call: Any) -> None:
+            # Compiled code traces hooks too: there the function mode does the seeing, and this is compiled away. What
+            # changes is read after that question, or it would be guarded on.
+            if not torch.compiler.is_compiling() and self._look is not None:
+                eagerly(self._look, *call)
+
+        skip_code(hook.__code__)  # nor is it compiled alone, as if nobody ever looked
+        handle = module.register_forward_hook(ForwardHook(hook), with_kwargs=True)
         self._undo.append(handle.remove)
 
-    def _on_criterion(self, name: str, *, lends: bool) -> Callable[[nn.Module, Any, Any, Any], None]:
-        def report(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            look = self._look
-            # Compiled code traces hooks too: there the function mode does the seeing, and this is compiled away.
-            if look is None or torch.compiler.is_compiling():
-                return
-            look.note(Level.LOSS if lends else Level.CRITERION, read_module, name, module, args, kwargs, output)
+    def _on_criterion(self, name: str, *, lends: bool) -> Callable[[Look, nn.Module, Any, Any, Any], None]:
+        def report(look: Look, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            look.add(Level.LOSS if lends else Level.CRITERION, read_module(name, module, args, kwargs, output))
             if lends:
                 module.lent = {}  # type: ignore[assignment]  # what was lent belongs to the call just noted
 
         return report
 
-    def _on_module(self, name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
-        def report(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            look = self._look
-            if look is not None and not torch.compiler.is_compiling() and isinstance(output, torch.Tensor):
+    def _on_module(self, name: str) -> Callable[[Look, nn.Module, Any, Any, Any], None]:
+        def report(look: Look, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
                 look.add(Level.MODULE, Call(name, output, None))
 
         return report

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -21,7 +22,8 @@ class LogitLoss(nn.Module, ABC):
     * ``"rows"``, only where they cost nothing: detached float32 ``[rows]`` tensors ``max_logit``, ``log_partition``,
       ``entropy`` and ``nll`` over all rows in torch's order ``(N, d1, ...)``; ``nll`` is NaN for an ignored row.
 
-    A copy or a pickle of a loss lends nothing until it is asked.
+    A copy or a pickle of a loss lends nothing until it is asked, and compiled code never does: there to fill a
+    dictionary is a side effect, which `torch.compile` refuses inside a checkpointed region.
 
     Args:
         ignore_index: The target that marks a row as not counted.
@@ -59,9 +61,14 @@ class LogitLoss(nn.Module, ABC):
         value: Tensor = super().__call__(logits, targets)
         return value
 
+    @property
+    def asked(self) -> bool:
+        """Whether this forward is to lend."""
+        return not torch.compiler.is_compiling() and self.lent is not None
+
     def lend(self, value: Tensor, rows: dict[str, Tensor] | None = None) -> None:
         """Leave the value and the rows of this forward where a monitor looks for them; nothing unless one asked."""
-        if self.lent is None:
+        if not self.asked or self.lent is None:
             return
         self.lent["terms"] = {self.term_name: value.detach().mean()}
         if rows:
@@ -130,11 +137,11 @@ class LossSum(LogitLoss):
         rows: dict[str, Tensor] = {}
         for term, scale in zip(self.terms, self.scales, strict=True):
             assert isinstance(term, LogitLoss)
-            value, lent = evaluate(term, logits, targets, lend=self.lent is not None)
+            value, lent = evaluate(term, logits, targets, lend=self.asked)
             values.append(value if scale == 1 else scale * value)
             names.append(next(iter(lent.get("terms", ())), term.term_name))
             rows = rows or lent.get("rows", {})
-        if self.lent is not None:
+        if self.asked and self.lent is not None:
             means = (value.detach().mean() for value in values)
             self.lent["terms"] = dict(zip(_distinct(names), means, strict=True))
             if rows:

@@ -47,6 +47,6 @@ class LabelSmoothingCrossEntropy(LogitLoss):
 
     def forward(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
         """See `LogitLoss.forward`; targets are required."""
-        value, lent = evaluate(self.cross_entropy, logits, targets, lend=self.lent is not None)
+        value, lent = evaluate(self.cross_entropy, logits, targets, lend=self.asked)
         self.lend(value, lent.get("rows"))
         return value

@@ -1,4 +1,6 @@
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -37,7 +39,8 @@ def call(logits=Z, *, scale=1.0):
 
 def said(witness, tap, seen):
     pairs = [(call, tap.observation(seen, call)) for call in seen.calls()]
-    return witness.testify(seen, pairs, {call.source for call, _ in pairs[:1]})
+    witness.testify(seen, pairs, {call.source for call, _ in pairs[:1]})
+    return witness.texts(seen.stage)
 
 
 def warnings(caplog):
@@ -137,3 +140,26 @@ def test_a_source_that_falls_silent_is_named_once_with_the_remedy(tap, caplog):
     (warning,) = warnings(caplog)
     assert "the function spoke before" in warning
     assert "logitwatch.observe(logits, targets)" in warning
+
+
+def test_what_is_to_be_told_waits_for_the_report_without_the_logits(tap, caplog):
+    witness, z = Witness(tap), Z.clone()
+    kept = weakref.ref(z)
+    seen = look(call(z, scale=0.1), result=F.cross_entropy(z, Y).requires_grad_())
+    witness.testify(seen, [(c, tap.observation(seen, c)) for c in seen.calls()], {"cross_entropy"})
+    del z, seen
+    gc.collect()
+    assert kept() is None
+    assert warnings(caplog) == []
+    assert witness.texts("val") == []
+    assert len(witness.texts("train")) == len(warnings(caplog)) == 1
+    assert witness.texts("train") == []
+
+
+def test_the_loss_told_is_that_of_the_step_whatever_becomes_of_its_memory(tap):
+    witness, loss = Witness(tap), F.cross_entropy(Z, Y)
+    seen = look(call(), result=loss)
+    witness.testify(seen, [(c, tap.observation(seen, c)) for c in seen.calls()], {"cross_entropy"})
+    loss.zero_()
+    (text,) = witness.texts("train")
+    assert "100.0% of the loss" in text.markdown

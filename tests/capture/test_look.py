@@ -123,7 +123,7 @@ def test_a_call_in_compiled_code_is_seen_once(backend):
         (seen,) = look.calls()
         torch.testing.assert_close(seen.logits, 2 * Z)
         torch.testing.assert_close(seen.result, loss)
-        assert mode.slot is None
+        assert mode._kept is None
 
 
 def test_looking_now_and_then_compiles_twice_and_no_more():

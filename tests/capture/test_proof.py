@@ -3,7 +3,8 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nan, nn
+from torch import inf, nan, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from logitwatch.capture.criteria import read_function, read_module
 from logitwatch.capture.observation import Observation
@@ -123,9 +124,8 @@ def test_two_values_that_are_not_finite_agree(targets):
 
 
 def test_a_finite_value_against_one_that_is_not_disagrees():
-    assert not Proof("s", recomputed=nan, returned=1.0).holds
-    assert not Proof("s", recomputed=1.0, returned=float("inf")).holds
-    assert not Proof("s", recomputed=float("inf"), returned=1.0).holds
+    for recomputed, returned in ((nan, 1.0), (1.0, inf), (inf, 1.0)):
+        assert not Proof("s", torch.tensor(recomputed), torch.tensor(returned)).holds
 
 
 def test_there_is_no_proof_without_a_criterion_rows_or_result():
@@ -140,3 +140,27 @@ def test_there_is_no_proof_without_a_criterion_rows_or_result():
 def test_a_loss_of_zero_is_no_division_by_zero():
     z = torch.tensor([[1000.0, 0.0]])
     assert proof_of(F.cross_entropy, z, torch.tensor([0])).holds
+
+
+@pytest.mark.parametrize("how", [{}, {"weight": WEIGHT}, {"reduction": "sum"}], ids=["mean", "weighted", "sum"])
+def test_it_waits_for_no_device_until_it_is_asked(how):
+    class Waits(TorchDispatchMode):
+        """On an accelerator these need a value, or a number of values, on the host."""
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            masked = func is torch.ops.aten.index.Tensor and any(
+                i.dtype == torch.bool for i in args[1] if i is not None
+            )
+            assert not masked
+            assert func.name() not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select")
+            return func(*args, **(kwargs or {}))
+
+    z, y = batch(9, 4), labels(9)
+    call = read_function(
+        F.cross_entropy, (z, y), {"ignore_index": 2, **how}, F.cross_entropy(z, y, ignore_index=2, **how)
+    )
+    with Waits():
+        proof = prove(call, observed(call))
+        with pytest.raises(AssertionError):
+            proof.residual  # noqa: B018 - the asking
+    assert proof.residual < 1e-5

@@ -10,6 +10,7 @@ from torch import nn
 from logitwatch.capture.explicit import observe
 from logitwatch.capture.look import Level, Look
 from logitwatch.capture.tap import SILENT_LOOKS, Tap
+from logitwatch.losses import CrossEntropyLoss
 
 X, Y = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1])
 
@@ -32,7 +33,7 @@ class Ears:
     """A listener that wants every step, or none."""
 
     def __init__(self, wants=True):
-        self.looks, self.asked, self._wants = [], [], wants
+        self.looks, self.asked, self._wants, self.faults = [], [], wants, 0
 
     def wants(self, stage, args, kwargs):
         self.asked.append(stage)
@@ -40,6 +41,9 @@ class Ears:
 
     def receive(self, look):
         self.looks.append(look)
+
+    def failed(self):
+        self.faults += 1
 
 
 def traces(module):
@@ -149,19 +153,44 @@ def test_once_a_criterion_spoke_functions_are_listened_to_no_more():
     assert ears.looks[-1].level is Level.FUNCTION
 
 
-def test_a_source_that_falls_silent_is_named_once_and_then_anything_is_listened_to():
+def test_after_one_look_without_a_call_anything_is_listened_to_as_long_as_it_speaks():
     module, ears = Model(), Ears()
     tap = Tap.of(module)
     tap.attach(ears)
-    module.training_step(X)
-    assert tap.silent_source(ears.looks[-1]) is None
-    module.way = lambda z: F.cross_entropy(z, Y)
+    levels = []
+    for step in range(8):
+        module.way = (lambda z: F.cross_entropy(z, Y)) if 2 <= step < 6 else (lambda z: module.criterion(z, Y))
+        module.training_step(X)
+        levels.append(ears.looks[-1].level)
+        assert tap.silent_source(ears.looks[-1]) is None
+    assert levels == [Level.CRITERION] * 2 + [None] + [Level.FUNCTION] * 3 + [Level.CRITERION] * 2
+    assert not tap._needs_mode("train")
+
+
+def test_a_source_that_falls_silent_is_named_once():
+    module, ears = Model(), Ears()
+    tap = Tap.of(module)
+    tap.attach(ears)
     silent = []
-    for _ in range(SILENT_LOOKS + 1):
+    for step in range(2 * SILENT_LOOKS):
+        module.way = (lambda z: module.criterion(z, Y)) if step == 0 else torch.sum
         module.training_step(X)
         silent.append(tap.silent_source(ears.looks[-1]))
-    assert silent == [None] * (SILENT_LOOKS - 1) + [Level.CRITERION, None]
-    assert ears.looks[-1].level is Level.FUNCTION
+    assert silent == [None] * SILENT_LOOKS + [Level.CRITERION] + [None] * (SILENT_LOOKS - 1)
+
+
+@pytest.mark.parametrize("unused", [True, False], ids=["beside a criterion", "alone"])
+def test_a_loss_of_ours_that_is_no_submodule_is_seen_at_every_look(unused):
+    module, ears = Model(), Ears()
+    if not unused:
+        del module.criterion
+    module.way = lambda z: CrossEntropyLoss()(z, Y)
+    tap = Tap.of(module)
+    tap.attach(ears)
+    for _ in range(6):
+        module.training_step(X)
+        assert tap.silent_source(ears.looks[-1]) is None
+    assert [look.level for look in ears.looks] == [None] * unused + [Level.LOSS] * (6 - unused)
 
 
 def test_nothing_ever_heard_is_not_a_silence():

@@ -1,0 +1,6 @@
+"""Tools to test a monitor with, of this package or another: no pytest needed, and nothing of the package needs them."""
+
+from logitwatch.testing.faulty_logger import FaultyLogger
+from logitwatch.testing.harmless import assert_harmless
+
+__all__ = ["FaultyLogger", "assert_harmless"]

@@ -43,7 +43,7 @@ class Outlet:
         self.close()
         self._lines, self._loggers = [], loggers
         for logger in loggers:  # some name their folder only when their experiment exists
-            self._faults.attempt(f"logger {type(logger).__name__}", getattr, logger, "experiment", otherwise=None)
+            self._faults.attempt(f"logger {type(logger).__name__}", getattr, logger, "experiment", None, otherwise=None)
         sinks = self._faults.attempt("opening of the sinks", _opened, loggers, otherwise=[])
         for index, sink in enumerate(sinks):
             line = Messenger if isinstance(sink, LightningSink) else Courier

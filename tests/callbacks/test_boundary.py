@@ -6,6 +6,7 @@ import torch
 from helpers.models import NAMESPACES, loader, model, namespace, trainer
 
 from logitwatch.callbacks.boundary import HOOKS, is_plain
+from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.monitor import Monitor
 
@@ -145,6 +146,34 @@ def test_the_faults_of_one_run_are_not_those_of_the_next():
     for expected in (2, 0):
         trainer(L, [monitor]).fit(model(L), loader())
         assert monitor.faults == expected
+
+
+@pytest.mark.parametrize("place", ["Mine.setup", "Mine.teardown"])
+def test_a_fault_after_the_body_joined_or_left_the_session_is_counted_by_all(place):
+    class Mine(LogitMonitor):
+        def setup(self, trainer, pl_module, stage):
+            super().setup(trainer, pl_module, stage)
+            if place == "Mine.setup":
+                raise RuntimeError("boom")
+
+        def teardown(self, trainer, pl_module, stage):
+            super().teardown(trainer, pl_module, stage)
+            if place == "Mine.teardown":
+                raise RuntimeError("boom")
+
+    mine, other = Mine(), LogitMonitor(source="cross_entropy")
+    trainer(L, [mine, other]).fit(model(L), loader(32))
+    assert (mine.faults, other.faults) == (1, 1)
+
+
+def test_a_fault_of_the_last_monitor_to_leave_is_counted_by_the_first():
+    class Last(CalibrationMonitor):
+        def teardown(self, trainer, pl_module, stage):
+            raise RuntimeError("boom")
+
+    first, last = LogitMonitor(), Last()
+    trainer(L, [first, last]).fit(model(L), loader(32))
+    assert (first.faults, last.faults) == (1, 1)
 
 
 @pytest.mark.parametrize(

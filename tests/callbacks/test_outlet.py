@@ -59,3 +59,14 @@ def test_closing_again_is_harmless(tmp_path, times):
     out.write(REPORT)
     for _ in range(times):
         out.close()
+
+
+def test_a_logger_without_an_experiment_is_no_fault():
+    class Plain:  # the Logger of Lightning asks for none
+        def log_metrics(self, metrics, step):
+            pass
+
+    out = outlet(Plain())
+    out.open()
+    out.close()
+    assert out._faults.count == 0

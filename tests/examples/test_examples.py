@@ -106,6 +106,11 @@ def test_explicit_hands_over_logits_of_an_unknown_loss():
     assert seen["calibration/val/accuracy"] > 0.5
 
 
+def test_own_monitor_passes_the_checks_of_every_monitor():
+    # As a module, since classes that are checked are pickled too.
+    assert 0 < importlib.import_module("own_monitor").main(epochs=2) < 9
+
+
 def test_language_model_counts_the_padding(tmp_path):
     program = example("language_model")
     program["main"](out=str(tmp_path), steps=5)

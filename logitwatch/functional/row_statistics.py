@@ -112,7 +112,10 @@ def binary_row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowS
     """
     z = upcast(logits)
     pair = torch.stack((torch.zeros_like(z), z), dim=-1)
-    soft = None if targets is None else torch.stack((1 - targets.to(z.dtype), targets.to(z.dtype)), dim=-1)
+    soft = None
+    if targets is not None:
+        yes = targets.to(z.dtype)
+        soft = torch.stack((1 - yes, yes), dim=-1)
     rows = row_statistics(pair, soft)
     finite = torch.where(z.isfinite(), z, torch.nan)
     return rows._replace(

@@ -173,7 +173,24 @@ def test_a_binary_logit_is_a_choice_between_it_and_zero() -> None:
     assert torch.equal(rows.prediction, (z > 0).long())
     assert torch.equal(rows.correct, (z > 0) == (y == 1))
     assert torch.equal(rows.max_logit, z)
+    assert torch.equal(rows.min_logit, z)
+    assert torch.equal(rows.mean_logit, z)
     assert torch.equal(rows.norm, z.double().abs())
+
+
+def test_a_binary_logit_without_a_target_has_all_that_needs_none() -> None:
+    z = normal(10)
+    bare, full = binary_row_statistics(z), binary_row_statistics(z, torch.ones(10))
+    assert torch.equal(bare.entropy, full.entropy)
+    assert bare.nll.isnan().all()
+    assert not bare.correct.any()
+
+
+def test_half_precision_targets_are_lifted_before_they_are_taken_from_one() -> None:
+    # 1 - 0.1 in bfloat16 would lose all but eight bits.
+    y = torch.full((4,), 0.1, dtype=torch.bfloat16)
+    for a, b in zip(binary_row_statistics(normal(4), y), binary_row_statistics(normal(4), y.float()), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("z", [torch.nan, torch.inf])

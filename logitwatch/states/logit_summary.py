@@ -133,7 +133,7 @@ class LogitSummary:
         nothing = torch.full((), torch.nan, device=self.seen.device)
         padded = [nothing if value is None else value.detach().to(self.seen.device) for value in values[:MOST_TERMS]]
         padded += [nothing] * (MOST_TERMS - len(padded))
-        stacked = torch.stack([value.to(torch.float32) for value in padded]).unsqueeze(-1)
+        stacked = torch.stack(padded).unsqueeze(-1)
         return replace(self, terms=Moments.of(stacked, ~stacked.isnan(), dim=-1))
 
     def merge(self, other: LogitSummary) -> LogitSummary:

@@ -96,6 +96,11 @@ def test_it_moves_between_devices(kind: StateKind) -> None:
     assert_same_state(to_device(state, "cpu"), state, tolerance=0)
 
 
+def test_nothing_can_be_seen_on_any_device(kind: StateKind) -> None:
+    nothing = type(kind.empty()).empty(device="meta")  # type: ignore[call-arg]
+    assert {t.device.type for t in tensors(nothing)} == {"meta"}
+
+
 def test_filling_and_merging_wait_for_no_device(kind: StateKind) -> None:
     # A tensor on the meta device has no values, so to look at one raises where an accelerator would wait.
     z, y = (t.to("meta") for t in batch())

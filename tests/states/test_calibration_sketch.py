@@ -230,6 +230,22 @@ def test_the_null_of_confidences_that_differ_within_a_bin_is_close(p: list[float
     assert null == pytest.approx(exact_null(p), rel=0.05)
 
 
+def null_by_convolution(p: list[float]) -> float:
+    """As `exact_null`, for many rows: the distribution of the number of right ones is built up row by row."""
+    chances = torch.ones(1, dtype=torch.float64)
+    for q in p:
+        chances = torch.cat((chances * (1 - q), chances.new_zeros(1))) + torch.cat((chances.new_zeros(1), chances * q))
+    return (torch.arange(len(chances), dtype=torch.float64) - sum(p)).abs().dot(chances).item() / len(p)
+
+
+@pytest.mark.parametrize("p", [[0.1, 0.9] * 50, [0.6, 0.9] * 100, [0.5, 1.0] * 30])
+def test_the_null_of_many_confidences_far_apart_in_a_bin_has_their_own_variance(p: list[float]) -> None:
+    c = torch.tensor(p, dtype=torch.float64)
+    null = sketch(c, torch.zeros(len(p), dtype=torch.bool)).null_ece(1).item()
+    # The number right is near normal, so only its variance matters; that of equal confidences would be up to 1.7 off.
+    assert null == pytest.approx(null_by_convolution(p), rel=0.01)
+
+
 @pytest.mark.parametrize(("rows", "repeats"), [(15, 1500), (75, 1000), (1000, 500), (10_000, 60)])
 def test_the_null_is_what_calibrated_models_show_on_average(rows: int, repeats: int) -> None:
     generator = torch.Generator().manual_seed(rows)

@@ -207,6 +207,17 @@ def test_the_way_without_waiting_for_a_device_gives_the_same(masked: bool) -> No
     torch.testing.assert_close((total, squares), (expected.total, expected.squares), rtol=1e-13, atol=1e-13)
 
 
+def test_the_default_device_of_the_process_is_of_no_account() -> None:
+    seen = LogitHistogram.of(normal(100))
+    buckets, median = seen.buckets(7), seen.quantile(0.5).item()
+    for cached in (logit_histogram._edges, logit_histogram._midpoints):
+        cached.cache_clear()
+    with torch.device("meta"):
+        assert seen.buckets(7) == buckets
+        assert seen.quantile(torch.tensor(0.5, device="cpu")).item() == median
+        assert seen.quantile(0.5).item() == median
+
+
 @pytest.mark.parametrize("q", [-0.1, 1.1, math.nan])
 def test_a_fraction_outside_zero_to_one_is_refused(q: float) -> None:
     with pytest.raises(ValueError, match=r"q must be in \[0, 1\]"):

@@ -154,15 +154,14 @@ class CalibrationSketch:
             ValueError: If either argument is none of these.
         """
         counts, hits, confidences = _bins(self, num_bins)
-        n = counts.to(confidences.dtype)
-        gap = torch.where(counts > 0, (confidences - hits) / n, 0.0).abs()
+        gap = torch.where(counts > 0, (confidences - hits) / counts, 0.0).abs()
         match norm:
             case "l1":
-                return (confidences - hits).abs().sum() / n.sum()
+                return (confidences - hits).abs().sum() / counts.sum()
             case "l2":
-                return ((n * gap.square()).sum() / n.sum()).sqrt()
+                return ((counts * gap.square()).sum() / counts.sum()).sqrt()
             case "max":
-                return torch.where(n.sum() > 0, gap.amax(), torch.nan)
+                return torch.where(counts.sum() > 0, gap.amax(), torch.nan)
             case _:
                 raise ValueError(f'norm must be "l1", "l2" or "max", got {norm!r}')
 

@@ -6,6 +6,7 @@ import torch
 from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
 from logitwatch.functional.scores import logit_margin, logit_norm, nll
 from logitwatch.functional.uncertainty import confidence, log_partition, softmax_entropy
+from logitwatch.states.logit_histogram import LogitHistogram
 from logitwatch.states.logit_summary import MOST_TERMS, QUANTITIES, LogitSummary
 from logitwatch.states.protocol import to_device
 
@@ -52,6 +53,42 @@ def test_every_row_is_in_exactly_one_count():
     summary = LogitSummary.of(rows, logits, valid & ~bad).with_every_row(rows.max_logit, rows.min_logit, valid, bad, {})
     counts = (summary.seen, summary.nonfinite, summary.ignored, summary.bad_target, summary.counted)
     assert [int(count) for count in counts] == [8, 3, 1, 1, 3]
+
+
+def test_rows_that_do_not_count_are_in_no_distribution():
+    logits, targets = batch()
+    logits[0, 0], logits[1], logits[2, 2] = math.nan, -math.inf, math.inf
+    valid = torch.arange(40) % 4 != 3
+    rows = row_statistics(logits, targets)
+    summary = LogitSummary.of(rows, logits, valid)
+    kept = valid & rows.finite
+    parts = (summary.seen, summary.nonfinite, summary.ignored, summary.bad_target, summary.counted)
+    assert [int(part) for part in parts] == [40, 3, 10, 0, 27]
+    pooled = summary.logits
+    assert pooled.count.item() == 27 * 6
+    assert pooled.mean.item() == pytest.approx(logits[kept].double().mean().item(), rel=1e-6)
+    assert pooled.std.item() == pytest.approx(logits[kept].double().std(correction=0).item(), rel=1e-6)
+    for found, values in (
+        (summary.logit_histogram, logits[kept]),
+        (summary.margin_histogram, rows.margin[kept]),
+        (summary.confidence_histogram, rows.confidence[kept]),
+        (summary.entropy_histogram, rows.entropy[kept]),
+    ):
+        expected = LogitHistogram.of(values)
+        assert torch.equal(found.cells, expected.cells)
+        assert found.total.item() == expected.total.item()
+
+
+def test_an_infinite_margin_is_in_no_histogram():
+    logits = torch.tensor([[1.0, -math.inf], [3.0, 1.0]])
+    summary = LogitSummary.of(row_statistics(logits), logits)
+    assert (int(summary.margin_histogram.count), int(summary.margin_histogram.positive_infinite)) == (1, 0)
+    assert (summary.means()["margin"], int(summary.confidence_histogram.count)) == (2.0, 2)
+
+
+def test_pooled_logits_are_counted_past_what_float32_can_count():
+    rows = row_statistics(torch.zeros(2, 3))._replace(classes=torch.tensor([2.0**24, 1.0]))
+    assert LogitSummary.of(rows).logits.count.item() == 2**24 + 1
 
 
 def test_extrema_are_of_finite_rows_and_of_present_classes():
@@ -106,8 +143,9 @@ def test_extrema_of_every_row_are_of_finite_rows():
 
 
 def test_ties_count_where_the_two_largest_are_equal():
-    logits = torch.tensor([[2.0, 2.0, 0.0], [2.0, 1.0, 0.0]])
-    assert int(LogitSummary.of(row_statistics(logits), logits).tied) == 1
+    logits = torch.tensor([[2.0, 2.0, 0.0], [2.0, 1.0, 0.0], [5.0, 1.0, 0.0], [3.0, 3.0, 3.0]])
+    counted = torch.tensor([True, True, True, False])
+    assert int(LogitSummary.of(row_statistics(logits), logits, counted).tied) == 1
 
 
 def test_without_logits_the_histograms_stay_empty_and_nothing_else_changes():

@@ -176,6 +176,16 @@ def test_half_precision_gives_the_numbers_of_the_same_values_in_float32(dtype: t
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("classes", [5, 700])
+def test_the_default_device_of_the_process_is_of_no_account(classes: int) -> None:
+    z, y = normal(9, classes), labels(9, classes)
+    expected = row_statistics(z, y)
+    with torch.device("meta"):
+        found = row_statistics(z, y)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 0), (2, 3, 4)])
 def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"logits must be \[rows, classes\] with at least one class"):

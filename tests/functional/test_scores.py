@@ -88,7 +88,9 @@ def test_scores_of_the_prediction_take_classes_on_any_axis(score) -> None:
 @pytest.mark.parametrize("score", [nll, brier_score, target_rank])
 def test_scores_of_a_target_take_classes_on_any_axis(score) -> None:
     z, y = normal(4, 5, 6), torch.arange(24).reshape(4, 6) % 5
-    torch.testing.assert_close(score(z, y, dim=1), score(z.movedim(1, -1), y))
+    found = score(z, y, dim=1)
+    assert found.shape == y.shape
+    torch.testing.assert_close(found, score(z.movedim(1, -1), y))
 
 
 @pytest.mark.parametrize("score", [nll, brier_score])

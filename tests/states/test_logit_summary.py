@@ -143,7 +143,7 @@ def test_extrema_of_every_row_are_of_finite_rows():
 
 
 def test_ties_count_where_the_two_largest_are_equal():
-    logits = torch.tensor([[2.0, 2.0, 0.0], [2.0, 1.0, 0.0], [5.0, 1.0, 0.0], [3.0, 3.0, 3.0]])
+    logits = torch.tensor([[2.0, 2.0, 0.0], [2.0, 1.5, 0.0], [5.0, 1.0, 0.0], [3.0, 3.0, 3.0]])
     counted = torch.tensor([True, True, True, False])
     assert int(LogitSummary.of(row_statistics(logits), logits, counted).tied) == 1
 

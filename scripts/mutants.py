@@ -1,4 +1,4 @@
-"""The score of mutation testing, file by file; scripts/mutants runs mutmut first, then this.
+"""The score of mutation testing, file by file, or of the files given; scripts/mutants runs mutmut first, then this.
 
 mutmut writes all mutants of a function into one module and picks one when the function is called. So it cannot reach
 what runs at import (constants, fields and the functions that declare them), nor what it does not wrap (properties,
@@ -32,7 +32,7 @@ FOLDERS = ("logitwatch/functional", "logitwatch/states")
 TESTS = ("functional", "states", "laws", "contracts/test_states.py", "oracles")
 AT_IMPORT = ("summed", "maximised", "nested")  # declare fields: they have run before mutmut picks a mutant
 SURVIVED = ("survived", "no tests", "not checked", "skipped", "suspicious")
-OPTIONS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")
+OPTIONS = ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 LEAST = 0.9
 LIMIT_S = 120
 # Slow to import and not under test: imported once, before the forks.
@@ -92,7 +92,11 @@ def dies(root: Path, arguments: list[str]) -> bool:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-        os._exit(int(pytest.main(["-x", "-q", *OPTIONS, *arguments])))
+        status = 1
+        try:
+            status = int(pytest.main(["-x", "-q", *OPTIONS, *arguments]))
+        finally:
+            os._exit(status)  # the fork must not return into what its parent does next
     return os.waitpid(child, 0)[1] != 0
 
 
@@ -136,7 +140,7 @@ def main() -> None:
         shutil.copy("pyproject.toml", root)
         if dies(root, ["--doctest-modules", *FOLDERS, *(f"tests/{name}" for name in TESTS)]):
             raise SystemExit("the tests fail without a mutant")
-        for path in sorted(file for name in FOLDERS for file in Path(name).glob("*.py")):
+        for path in [Path(name) for name in sys.argv[1:]] or sorted(f for n in FOLDERS for f in Path(n).glob("*.py")):
             (many, first), (few, second) = survivors_of_mutmut(path), survivors_of(path, root)
             rows.append((str(path), many + few, many + few - len(first) - len(second)))
             listed += first + second

@@ -52,7 +52,7 @@ class RowStatistics(NamedTuple):
     def norm(self) -> Tensor:
         """Euclidean norm of the present logits, float64 so that large offsets neither overflow nor cancel."""
         wide = accumulator_dtype(self.squares.device)
-        return (self.squares.to(wide) + self.classes.to(wide) * self.mean_logit.to(wide).square()).sqrt()
+        return (self.squares + self.classes * self.mean_logit.to(wide).square()).sqrt()
 
 
 def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatistics:

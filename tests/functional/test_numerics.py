@@ -57,7 +57,7 @@ def test_full_precision_is_had_with_autocast_and_on_devices_without_it(device: s
 def test_the_floor_is_below_what_the_type_can_tell_from_zero(dtype: torch.dtype) -> None:
     floor = torch.tensor(UNDERFLOW[dtype], dtype=dtype)
     assert floor.exp() == 0
-    assert (floor + 2).exp() > 0  # and not far below it
+    assert (floor + 1).exp() > 0  # and not far below it
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e30, -1e30])

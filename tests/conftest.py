@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # The same examples on every run, so a failure is a change of the code and not of the dice. Time on a shared machine
 # says nothing about the code: no deadline, and slow generation is no failure.
@@ -17,6 +17,8 @@ settings.register_profile(
 )
 # New examples on every run: scripts/test --hypothesis-profile=deep
 settings.register_profile("deep", settings.get_profile("quick"), max_examples=2000, derandomize=False)
+# A mutant is dead at the first example that fails; to shrink it would take minutes: scripts/mutants
+settings.register_profile("mutants", settings.get_profile("quick"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

@@ -52,7 +52,7 @@ class RowStatistics(NamedTuple):
     def norm(self) -> Tensor:
         """Euclidean norm of the present logits, float64 so that large offsets neither overflow nor cancel."""
         wide = accumulator_dtype(self.squares.device)
-        return (self.squares.to(wide) + self.classes.to(wide) * self.mean_logit.to(wide).square()).sqrt()
+        return (self.squares + self.classes * self.mean_logit.to(wide).square()).sqrt()
 
 
 def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatistics:
@@ -112,7 +112,10 @@ def binary_row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowS
     """
     z = upcast(logits)
     pair = torch.stack((torch.zeros_like(z), z), dim=-1)
-    soft = None if targets is None else torch.stack((1 - targets.to(z.dtype), targets.to(z.dtype)), dim=-1)
+    soft = None
+    if targets is not None:
+        yes = targets.to(z.dtype)
+        soft = torch.stack((1 - yes, yes), dim=-1)
     rows = row_statistics(pair, soft)
     finite = torch.where(z.isfinite(), z, torch.nan)
     return rows._replace(

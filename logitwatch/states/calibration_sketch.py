@@ -154,15 +154,14 @@ class CalibrationSketch:
             ValueError: If either argument is none of these.
         """
         counts, hits, confidences = _bins(self, num_bins)
-        n = counts.to(confidences.dtype)
-        gap = torch.where(counts > 0, (confidences - hits) / n, 0.0).abs()
+        gap = torch.where(counts > 0, (confidences - hits) / counts, 0.0).abs()
         match norm:
             case "l1":
-                return (confidences - hits).abs().sum() / n.sum()
+                return (confidences - hits).abs().sum() / counts.sum()
             case "l2":
-                return ((n * gap.square()).sum() / n.sum()).sqrt()
+                return ((counts * gap.square()).sum() / counts.sum()).sqrt()
             case "max":
-                return torch.where(n.sum() > 0, gap.amax(), torch.nan)
+                return torch.where(counts.sum() > 0, gap.amax(), torch.nan)
             case _:
                 raise ValueError(f'norm must be "l1", "l2" or "max", got {norm!r}')
 
@@ -205,8 +204,7 @@ class CalibrationSketch:
         # The mean of a cell stands for its rows: that changes the sum of p (1 - p) by less than n / 5e7.
         variances = self.confidences * (1 - self.confidences / self.counts)
         spread = _coarse(torch.where(self.counts > 0, variances, 0.0), num_bins).clamp(min=0)
-        deviation = _mean_absolute_deviation(n, (confidences / n).clamp(0, 1), spread)
-        return torch.where(counts > 0, deviation, 0.0).sum() / n.sum()
+        return _mean_absolute_deviation(n, confidences / n, spread).sum() / n.sum()
 
     def brier_score(self) -> Tensor:
         """Mean Brier score, summed over classes, in ``[0, 2]``."""
@@ -271,7 +269,7 @@ def _bins(sketch: CalibrationSketch, num_bins: int) -> tuple[Tensor, Tensor, Ten
 
 
 def _mean_absolute_deviation(n: Tensor, p: Tensor, variance: Tensor) -> Tensor:
-    """Of a sum of ``n`` coin flips of mean probability ``p`` and summed variance ``variance``."""
+    """Of a sum of ``n`` coin flips of mean probability ``p`` and summed variance ``variance``; 0 for no flip."""
     q = 1 - p
     v = (n * p).floor() + 1
     log_mean = (

@@ -120,7 +120,7 @@ class LogitHistogram:
         Raises:
             ValueError: If a fraction is outside ``[0, 1]``.
         """
-        fraction = torch.as_tensor(q, dtype=torch.float64).cpu()
+        fraction = torch.as_tensor(q, dtype=torch.float64, device="cpu")
         if not bool(((fraction >= 0) & (fraction <= 1)).all()):
             raise ValueError(f"q must be in [0, 1], got {q}")
         below = _below(self.cells.cpu())
@@ -153,9 +153,9 @@ class LogitHistogram:
         total = int(below[-1])
         if total == 0:
             return Buckets([], [])
-        first, end = torch.searchsorted(below, torch.tensor([1, total])).tolist()
+        first, end = torch.searchsorted(below, below.new_tensor([1, total])).tolist()
         span = edges[first - 1].item(), edges[end].item()
-        even = torch.linspace(*span, num_buckets + 1, dtype=torch.float64)
+        even = torch.linspace(*span, num_buckets + 1, dtype=torch.float64, device="cpu")
         nearest = torch.searchsorted(_midpoints(), even)
         chosen = torch.unique_consecutive(nearest)
         return Buckets(below[chosen].diff().tolist(), edges[chosen].tolist())
@@ -198,8 +198,9 @@ def _below(cells: Tensor) -> Tensor:
 @cache
 def _edges() -> Tensor:
     """Boundaries of the finite cells in ascending order, float64; the outermost are ``±2 ** 128``."""
-    magnitudes = (torch.arange(INFINITE, dtype=torch.int32) << SHIFT).view(torch.float32).double()
-    above_zero = torch.cat((magnitudes[1:], torch.tensor([2.0**128], dtype=torch.float64)))
+    bits = torch.arange(INFINITE, dtype=torch.int32, device="cpu") << SHIFT
+    magnitudes = bits.view(torch.float32).double()
+    above_zero = torch.cat((magnitudes[1:], magnitudes.new_tensor([2.0**128])))
     return torch.cat((-above_zero.flip(0), magnitudes[:1], above_zero))
 
 

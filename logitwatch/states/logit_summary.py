@@ -133,7 +133,7 @@ class LogitSummary:
         nothing = torch.full((), torch.nan, device=self.seen.device)
         padded = [nothing if value is None else value.detach().to(self.seen.device) for value in values[:MOST_TERMS]]
         padded += [nothing] * (MOST_TERMS - len(padded))
-        stacked = torch.stack([value.to(torch.float32) for value in padded]).unsqueeze(-1)
+        stacked = torch.stack(padded).unsqueeze(-1)
         return replace(self, terms=Moments.of(stacked, ~stacked.isnan(), dim=-1))
 
     def merge(self, other: LogitSummary) -> LogitSummary:
@@ -154,13 +154,13 @@ def _moments(rows: RowStatistics, counted: Tensor, known: Tensor) -> Moments:
     """Moments of `QUANTITIES`; each counts the rows that have it."""
     values = torch.stack(
         [
-            rows.norm.to(rows.nll.dtype),
+            rows.norm,
             rows.log_partition,
             rows.entropy,
             rows.confidence,
             rows.margin,
             rows.nll,
-            rows.correct.to(rows.nll.dtype),
+            rows.correct,
         ]
     )
     mask = torch.stack([counted] * 4 + [counted & rows.margin.isfinite(), known, known])
@@ -172,7 +172,7 @@ def _pooled(rows: RowStatistics, counted: Tensor) -> Moments:
     wide = accumulator_dtype(counted.device)
     n = torch.where(counted, rows.classes, 0).to(wide)
     mean = torch.where(counted, rows.mean_logit, 0.0).to(wide)
-    squares = torch.where(counted, rows.squares, 0.0).to(wide)
+    squares = torch.where(counted, rows.squares, 0.0)
     return Moments(n.sum().long(), (n * mean).sum(), (squares + n * mean.square()).sum())
 
 

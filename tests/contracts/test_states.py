@@ -96,12 +96,28 @@ def test_it_moves_between_devices(kind: StateKind) -> None:
     assert_same_state(to_device(state, "cpu"), state, tolerance=0)
 
 
+def test_nothing_can_be_seen_on_any_device(kind: StateKind) -> None:
+    nothing = type(kind.empty()).empty(device="meta")  # type: ignore[call-arg]
+    assert {t.device.type for t in tensors(nothing)} == {"meta"}
+
+
 def test_filling_and_merging_wait_for_no_device(kind: StateKind) -> None:
     # A tensor on the meta device has no values, so to look at one raises where an accelerator would wait.
     z, y = (t.to("meta") for t in batch())
-    state = to_device(kind.empty(), "meta").merge(kind.of(z, y))
-    assert {t.device.type for t in tensors(state)} == {"meta"}
+    filled = kind.of(z, y)
+    state = to_device(kind.empty(), "meta").merge(filled)
+    assert {t.device.type for t in (*tensors(filled), *tensors(state))} == {"meta"}
     assert pack(state).sums.device.type == "meta"
+
+
+def test_the_default_device_of_the_process_is_of_no_account(kind: StateKind) -> None:
+    # Whoever calls torch.set_default_device may still have a model elsewhere.
+    state, nothing = kind.of(*batch()), kind.empty()
+    z, y = batch()
+    with torch.device("meta"):
+        again = kind.of(z, y)
+        assert_same_state(again, state, tolerance=0)
+        assert_same_state(unpack(nothing, pack(again.merge(kind.empty()))), state, tolerance=0)
 
 
 def test_counts_are_exact_past_what_float32_can_count(kind: StateKind) -> None:

@@ -16,6 +16,10 @@ def test_the_linear_pool_is_the_mean_of_the_probabilities(members):
     torch.testing.assert_close(mixture_of_probabilities(members).exp(), expected)
 
 
+def test_the_geometric_pool_is_the_mean_of_the_log_probabilities(members):
+    torch.testing.assert_close(average_logits(members), members.log_softmax(-1).mean(0))
+
+
 def test_the_geometric_pool_ignores_the_offset_of_a_member(members):
     shifted = members + torch.tensor([0.0, 10.0, -20.0, 1e3, 5.0], dtype=torch.float64)[:, None, None]
     # 1e3 costs float64 about three of its sixteen digits
@@ -31,6 +35,8 @@ def test_mutual_information_is_what_scipy_makes_of_the_entropies(members):
 def test_members_and_classes_may_lie_on_any_axis(members):
     moved = members.movedim((0, -1), (2, 0))  # classes first, members last
     torch.testing.assert_close(mutual_information(moved, member_dim=2, dim=0), mutual_information(members))
+    for pool in (average_logits, mixture_of_probabilities):
+        torch.testing.assert_close(pool(moved, member_dim=2, dim=0), pool(members).T)
 
 
 def test_members_that_agree_carry_no_information(members):

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from logitwatch.functional.numerics import UNDERFLOW, accumulator_dtype, centred_exp, upcast
+from logitwatch.functional.numerics import (
+    UNDERFLOW,
+    accumulator_dtype,
+    centred_exp,
+    chunk_elements,
+    full_precision,
+    upcast,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,11 +41,23 @@ def test_only_a_device_without_float64_accumulates_in_float32() -> None:
     assert accumulator_dtype(torch.device("mps")) == torch.float32
 
 
+def test_a_chunk_is_half_a_mebibyte_on_a_cpu_and_64_on_an_accelerator() -> None:
+    assert 4 * chunk_elements(torch.device("cpu")) == 512 * 2**10
+    assert 4 * chunk_elements(torch.device("cuda")) == 64 * 2**20
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_full_precision_is_had_with_autocast_and_on_devices_without_it(device: str) -> None:
+    x = torch.ones(2, device=device)
+    with torch.autocast("cpu", dtype=torch.bfloat16), full_precision(x.device):
+        assert torch.linalg.vecdot(x, x).dtype == torch.float32
+
+
 @pytest.mark.parametrize("dtype", UNDERFLOW)
 def test_the_floor_is_below_what_the_type_can_tell_from_zero(dtype: torch.dtype) -> None:
     floor = torch.tensor(UNDERFLOW[dtype], dtype=dtype)
     assert floor.exp() == 0
-    assert (floor + 2).exp() > 0  # and not far below it
+    assert (floor + 1).exp() > 0  # and not far below it
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e30, -1e30])

@@ -44,11 +44,12 @@ def test_it_agrees_with_the_functions_of_one_quantity(classes: int) -> None:
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch, soft: bool) -> None:
+@pytest.mark.parametrize("rows_at_once", [0, 1, 3, 6, 10, 11])
+def test_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch, rows_at_once: int, soft: bool) -> None:
     z = normal(11, 7)
     y = normal(11, 7, seed=1).softmax(-1) if soft else labels(11, 7)
     whole = row_statistics(z, y)
-    monkeypatch.setattr(module, "chunk_elements", lambda device: 3 * 7)
+    monkeypatch.setattr(module, "chunk_elements", lambda device: rows_at_once * 7)
     for name, a, b in zip(RowStatistics._fields, row_statistics(z, y), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -95,6 +96,11 @@ def test_moments_and_extrema_are_over_present_classes() -> None:
 def test_one_class_is_certain() -> None:
     rows = row_statistics(torch.tensor([[4.0]]), torch.tensor([0]))
     assert (rows.confidence.item(), rows.entropy.item(), rows.nll.item(), rows.margin.item()) == (1, 0, 0, torch.inf)
+    soft = row_statistics(torch.tensor([[4.0]]), torch.tensor([[1.0]]))
+    assert (soft.nll.item(), soft.correct.item()) == (0, True)
+    for targets in (None, torch.tensor([-100])):
+        bare = row_statistics(torch.tensor([[4.0]]), targets)
+        assert (bare.confidence.item(), bare.nll.isnan().item(), bare.correct.item()) == (1, True, False)
 
 
 @pytest.mark.parametrize("target", [-100, -1, 5])
@@ -127,6 +133,22 @@ def test_soft_targets_give_their_cross_entropy_and_brier_score() -> None:
     torch.testing.assert_close(rows.brier, (z.softmax(-1) - q).square().sum(-1))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int64])
+def test_soft_targets_of_any_type_are_taken_in_that_of_the_logits(dtype: torch.dtype) -> None:
+    z, q = normal(20, 5), torch.nn.functional.one_hot(labels(20, 5), 5).to(dtype)
+    if dtype.is_floating_point:
+        q = normal(20, 5, seed=1).softmax(-1).to(dtype)
+    for a, b in zip(row_statistics(z, q), row_statistics(z, q.float()), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_indices_of_any_type_will_do(dtype: torch.dtype) -> None:
+    z, y = normal(20, 5), labels(20, 5)
+    for a, b in zip(row_statistics(z, y.to(dtype)), row_statistics(z, y), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_an_absent_target_costs_infinitely_much() -> None:
     rows = row_statistics(torch.tensor([[0.0, -torch.inf]]), torch.tensor([1]))
     assert rows.nll.item() == torch.inf
@@ -154,6 +176,16 @@ def test_half_precision_gives_the_numbers_of_the_same_values_in_float32(dtype: t
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("classes", [5, 700])
+def test_the_default_device_of_the_process_is_of_no_account(classes: int) -> None:
+    z, y = normal(9, classes), labels(9, classes)
+    expected = row_statistics(z, y)
+    with torch.device("meta"):
+        found = row_statistics(z, y)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 0), (2, 3, 4)])
 def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"logits must be \[rows, classes\] with at least one class"):
@@ -173,7 +205,24 @@ def test_a_binary_logit_is_a_choice_between_it_and_zero() -> None:
     assert torch.equal(rows.prediction, (z > 0).long())
     assert torch.equal(rows.correct, (z > 0) == (y == 1))
     assert torch.equal(rows.max_logit, z)
+    assert torch.equal(rows.min_logit, z)
+    assert torch.equal(rows.mean_logit, z)
     assert torch.equal(rows.norm, z.double().abs())
+
+
+def test_a_binary_logit_without_a_target_has_all_that_needs_none() -> None:
+    z = normal(10)
+    bare, full = binary_row_statistics(z), binary_row_statistics(z, torch.ones(10))
+    assert torch.equal(bare.entropy, full.entropy)
+    assert bare.nll.isnan().all()
+    assert not bare.correct.any()
+
+
+def test_half_precision_targets_are_lifted_before_they_are_taken_from_one() -> None:
+    # 1 - 0.1 in bfloat16 would lose all but eight bits.
+    y = torch.full((4,), 0.1, dtype=torch.bfloat16)
+    for a, b in zip(binary_row_statistics(normal(4), y), binary_row_statistics(normal(4), y.float()), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("z", [torch.nan, torch.inf])

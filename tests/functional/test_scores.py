@@ -6,6 +6,7 @@ from torch import Tensor
 
 from logitwatch.functional.scores import (
     brier_score,
+    log_odds,
     logit_margin,
     logit_norm,
     nll,
@@ -31,6 +32,10 @@ def test_the_margin_of_nan_is_nan(z: list[float]) -> None:
 
 def test_one_present_class_has_an_infinite_margin() -> None:
     assert logit_margin(torch.tensor([3.0, -torch.inf])).item() == math.inf
+
+
+def test_a_single_class_has_one_infinite_margin_a_row() -> None:
+    assert logit_margin(torch.zeros(3, 1)).tolist() == [math.inf] * 3
 
 
 def test_the_norm_is_of_present_classes() -> None:
@@ -74,6 +79,42 @@ def test_the_brier_score_reaches_both_ends_of_its_range() -> None:
     assert brier_score(z, torch.tensor([1])).item() == 2.0
 
 
+@pytest.mark.parametrize("score", [logit_margin, logit_norm, log_odds])
+def test_scores_of_the_prediction_take_classes_on_any_axis(score) -> None:
+    z = normal(4, 5, 6)
+    torch.testing.assert_close(score(z, dim=1), score(z.movedim(1, -1)))
+
+
+@pytest.mark.parametrize("score", [nll, brier_score, target_rank])
+def test_scores_of_a_target_take_classes_on_any_axis(score) -> None:
+    z, y = normal(4, 5, 6), torch.arange(24).reshape(4, 6) % 5
+    found = score(z, y, dim=1)
+    assert found.shape == y.shape
+    torch.testing.assert_close(found, score(z.movedim(1, -1), y))
+
+
+@pytest.mark.parametrize("score", [nll, brier_score])
+def test_probabilities_lie_on_the_axis_of_the_classes(score) -> None:
+    z, q = normal(4, 5, 6), normal(4, 5, 6, seed=1).softmax(1)
+    torch.testing.assert_close(score(z, q, dim=1), score(z.movedim(1, -1), q.movedim(1, -1)))
+
+
+def test_the_log_odds_are_of_the_most_likely_class_against_the_rest() -> None:
+    z = normal(50, 7).double()
+    p = z.softmax(-1).amax(-1)
+    torch.testing.assert_close(log_odds(z), torch.log(p / (1 - p)))
+
+
+def test_the_log_odds_of_a_tie_are_against_all_other_classes() -> None:
+    assert log_odds(torch.zeros(5)).item() == pytest.approx(-math.log(4), rel=1e-6)
+
+
+def test_the_log_odds_do_not_saturate_and_are_infinite_for_one_present_class() -> None:
+    # A confidence of 1 - 1e-44 is 1 in any floating type.
+    assert log_odds(torch.tensor([101.0, 0.0])).item() == 101.0
+    assert log_odds(torch.tensor([3.0, -torch.inf])).item() == math.inf
+
+
 def test_the_rank_counts_classes_that_score_strictly_higher() -> None:
     z = torch.tensor([[3.0, 3.0, 5.0, -torch.inf]])
     assert [target_rank(z, torch.tensor([k])).item() for k in range(4)] == [1, 1, 0, 3]
@@ -87,6 +128,14 @@ def test_a_temperature_divides_one_for_all_or_one_each() -> None:
     assert torch.equal(scale_by_temperature(z, each), z / each[:, None])
     along = torch.tensor([1.0, 2.0, 4.0, 8.0])
     assert torch.equal(scale_by_temperature(z, along, dim=0), z / along)
+    deep = normal(2, 3, 4)
+    assert torch.equal(scale_by_temperature(deep, torch.tensor(2.0), dim=1), deep / 2)
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0])
+def test_a_temperature_of_one_or_below_is_a_temperature(temperature: float) -> None:
+    z = normal(3, 4)
+    assert torch.equal(scale_by_temperature(z, temperature), z / temperature)
 
 
 def test_half_precision_is_lifted_before_it_is_divided() -> None:
@@ -111,5 +160,5 @@ def test_half_precision_gives_the_numbers_of_the_same_values_in_float32(dtype: t
     z, y = normal(8, 5).to(dtype), torch.arange(8) % 5
     for score in (nll, brier_score, target_rank):
         assert torch.equal(score(z, y), score(z.float(), y))
-    for quantity in (logit_margin, logit_norm):
+    for quantity in (log_odds, logit_margin, logit_norm):
         assert torch.equal(quantity(z), quantity(z.float()))

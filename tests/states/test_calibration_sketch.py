@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logitwatch.states import calibration_sketch
 from logitwatch.states.calibration_sketch import CELLS, CalibrationSketch
+from logitwatch.states.protocol import to_device
 
 confidences = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30)
 
@@ -58,7 +59,7 @@ def test_ece_is_exact_where_the_bins_are_made_of_whole_cells(
     assert sketch(c, correct).ece(num_bins, norm).item() == pytest.approx(expected, abs=1e-12)  # float64 sums
 
 
-@pytest.mark.parametrize("num_bins", [7, 11, 13, 14, 17, 1000])
+@pytest.mark.parametrize("num_bins", [7, 11, 13, 14, 17, 59, 1000])
 def test_elsewhere_ece_is_off_by_at_most_twice_the_share_of_rows_in_cut_cells(num_bins: int) -> None:
     c = torch.rand(2000, generator=torch.Generator().manual_seed(num_bins))
     correct = torch.rand(2000, generator=torch.Generator().manual_seed(0)) < c
@@ -77,6 +78,11 @@ def test_each_edge_belongs_to_the_cell_above_it_and_one_to_the_last() -> None:
     assert torch.equal(cells, torch.arange(CELLS + 1).clamp(max=CELLS - 1))
     below = torch.nextafter(edges[1:], torch.zeros((), dtype=torch.float64))
     assert torch.equal(calibration_sketch._cell(below), torch.arange(CELLS))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nan_has_a_cell_too(dtype: torch.dtype) -> None:
+    assert 0 <= calibration_sketch._cell(torch.tensor([torch.nan], dtype=dtype)).item() < CELLS
 
 
 def test_the_quick_way_for_float32_finds_the_cells_that_a_search_of_the_edges_finds() -> None:
@@ -114,6 +120,8 @@ def test_leading_axes_are_rows() -> None:
         CalibrationSketch.of(logits.view(2, 3, 4, 5), targets.view(2, 3, 4)),
     )
     assert torch.equal(flat.counts, folded.counts)
+    soft = torch.nn.functional.one_hot(targets, 5).float()
+    assert torch.equal(CalibrationSketch.of(logits.view(2, 3, 4, 5), soft.view(2, 3, 4, 5)).hits, flat.hits)
     single = CalibrationSketch.of(logits[0], targets[0])
     assert single.count.item() == 1
 
@@ -165,6 +173,28 @@ def test_every_read_out_of_nothing_is_nan() -> None:
     curve = empty.reliability_curve()
     assert curve.counts.tolist() == [0] * 15
     assert all(line.isnan().all() for line in curve[1:])
+
+
+@pytest.mark.parametrize("num_bins", [15, 7])
+def test_read_outs_are_where_the_state_is_and_wait_for_no_device(num_bins: int) -> None:
+    # A tensor on the meta device has no values, so to look at one raises where an accelerator would wait.
+    seen = to_device(CalibrationSketch.of(*predictions(10)), "meta")
+    values = [seen.ece(num_bins, norm) for norm in ("l1", "l2", "max")]
+    values += [seen.null_ece(num_bins), seen.brier_score(), seen.nll(), seen.accuracy(), seen.mean_confidence()]
+    values += [*seen.reliability_curve(num_bins)]
+    assert {value.device.type for value in values} == {"meta"}
+
+
+@pytest.mark.parametrize("num_bins", [15, 7])
+def test_the_default_device_of_the_process_is_of_no_account(num_bins: int) -> None:
+    logits, targets = predictions(50)
+    seen = CalibrationSketch.of(logits.double(), targets)
+    expected = (seen.ece(num_bins), seen.null_ece(num_bins), *seen.reliability_curve(num_bins))
+    calibration_sketch._inner_edges.cache_clear()
+    with torch.device("meta"):
+        seen = CalibrationSketch.of(logits.double(), targets)
+        found = (seen.ece(num_bins), seen.null_ece(num_bins), *seen.reliability_curve(num_bins))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_read_outs_are_float64() -> None:
@@ -230,6 +260,22 @@ def test_the_null_of_confidences_that_differ_within_a_bin_is_close(p: list[float
     assert null == pytest.approx(exact_null(p), rel=0.05)
 
 
+def null_by_convolution(p: list[float]) -> float:
+    """As `exact_null`, for many rows: the distribution of the number of right ones is built up row by row."""
+    chances = torch.ones(1, dtype=torch.float64)
+    for q in p:
+        chances = torch.cat((chances * (1 - q), chances.new_zeros(1))) + torch.cat((chances.new_zeros(1), chances * q))
+    return (torch.arange(len(chances), dtype=torch.float64) - sum(p)).abs().dot(chances).item() / len(p)
+
+
+@pytest.mark.parametrize("p", [[0.1, 0.9] * 50, [0.6, 0.9] * 100, [0.5, 1.0] * 30])
+def test_the_null_of_many_confidences_far_apart_in_a_bin_has_their_own_variance(p: list[float]) -> None:
+    c = torch.tensor(p, dtype=torch.float64)
+    null = sketch(c, torch.zeros(len(p), dtype=torch.bool)).null_ece(1).item()
+    # The number right is near normal, so only its variance matters; that of equal confidences would be up to 1.7 off.
+    assert null == pytest.approx(null_by_convolution(p), rel=0.01)
+
+
 @pytest.mark.parametrize(("rows", "repeats"), [(15, 1500), (75, 1000), (1000, 500), (10_000, 60)])
 def test_the_null_is_what_calibrated_models_show_on_average(rows: int, repeats: int) -> None:
     generator = torch.Generator().manual_seed(rows)
@@ -255,7 +301,8 @@ def test_the_null_joins_its_normal_limit_without_a_step() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 1), (1,), ()])
 def test_fewer_than_two_classes_are_refused_with_a_remedy(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"two classes or more, got .* pass torch.stack\(\(torch.zeros_like\(z\), z\)"):
+    remedy = r"for one logit z per row pass torch.stack\(\(torch.zeros_like\(z\), z\), dim=-1\)$"
+    with pytest.raises(ValueError, match=r"two classes or more, got .*; " + remedy):
         CalibrationSketch.of(torch.zeros(shape), torch.zeros(4, dtype=torch.int64))
 
 
@@ -266,6 +313,8 @@ def test_fewer_than_two_classes_are_refused_with_a_remedy(shape: tuple[int, ...]
 def test_targets_of_another_shape_are_refused(targets: Tensor) -> None:
     with pytest.raises(ValueError, match=r"targets must be integer of shape \(4,\) or probabilities of shape \(4, 5\)"):
         CalibrationSketch.of(torch.zeros(4, 5), targets)
+    with pytest.raises(ValueError, match=r"integer of shape \(2, 3\) or probabilities of shape \(2, 3, 5\)"):
+        CalibrationSketch.of(torch.zeros(2, 3, 5), targets)
 
 
 @pytest.mark.parametrize("num_bins", [0, -1, CELLS + 1])

@@ -73,13 +73,17 @@ def test_quantiles_of_many_values_are_close_to_the_truth() -> None:
 
 def test_buckets_are_of_roughly_equal_width_over_the_occupied_range() -> None:
     values = normal(50_000)
-    counts, edges = LogitHistogram.of(values).buckets(30)
+    counts, edges = LogitHistogram.of(values).buckets()
     widths = np.diff(edges)
     assert len(counts) == 30
     assert edges[0] <= values.min() < edges[1]
     assert edges[-2] < values.max() <= edges[-1]
     # An edge moves by half a cell at most, and a cell at 4 is 1/4 wide.
     assert abs(widths - widths.mean()).max() <= 0.25
+
+
+def test_one_bucket_holds_everything() -> None:
+    assert LogitHistogram.of(torch.tensor([-1.0, 1.0, 3.0])).buckets(1) == ([3], [-1.0625, 3.125])
 
 
 def test_a_range_that_is_narrow_beside_its_distance_from_zero_gives_fewer_buckets() -> None:
@@ -110,6 +114,19 @@ def test_values_on_both_sides_of_zero_are_parted_at_zero() -> None:
     counts, edges = LogitHistogram.of(torch.tensor([-TINY, 0.0, TINY, -1.0, 1.0])).buckets(2)
     assert counts == [2, 3]
     assert edges == [-1.0625, 0.0, 1.0625]
+
+
+def test_quantiles_reach_both_ends_of_float32() -> None:
+    ends = LogitHistogram.of(torch.tensor([-LARGEST, LARGEST])).quantile(torch.tensor([0.0, 1.0]))
+    # Half a cell of 1/32 of 2 ** 128.
+    assert ends.tolist() == [-(2.0**128) * 63 / 64, 2.0**128 * 63 / 64]
+
+
+def test_a_quantile_is_float64_on_the_cpu_in_the_shape_of_the_fractions() -> None:
+    seen = LogitHistogram.of(normal(100))
+    assert (seen.quantile(0.3).dtype, seen.quantile(0.3).shape) == (torch.float64, ())
+    half = seen.quantile(torch.tensor([[0.25], [0.75]], dtype=torch.float16))
+    assert (half.dtype, half.shape) == (torch.float64, (2, 1))
 
 
 def test_nothing_seen_has_no_bucket_and_no_quantile() -> None:
@@ -188,6 +205,17 @@ def test_the_way_without_waiting_for_a_device_gives_the_same(masked: bool) -> No
     assert torch.equal(cells, expected.cells)
     # The same numbers, added with zeros between them.
     torch.testing.assert_close((total, squares), (expected.total, expected.squares), rtol=1e-13, atol=1e-13)
+
+
+def test_the_default_device_of_the_process_is_of_no_account() -> None:
+    seen = LogitHistogram.of(normal(100))
+    buckets, median = seen.buckets(7), seen.quantile(0.5).item()
+    for cached in (logit_histogram._edges, logit_histogram._midpoints):
+        cached.cache_clear()
+    with torch.device("meta"):
+        assert seen.buckets(7) == buckets
+        assert seen.quantile(torch.tensor(0.5, device="cpu")).item() == median
+        assert seen.quantile(0.5).item() == median
 
 
 @pytest.mark.parametrize("q", [-0.1, 1.1, math.nan])

@@ -18,6 +18,11 @@ def test_mean_and_variance_are_those_of_float64() -> None:
     assert seen.std.item() == seen.variance.sqrt().item()
 
 
+def test_counts_are_int64_with_and_without_a_mask() -> None:
+    values = torch.ones(3)
+    assert Moments.of(values).count.dtype == Moments.of(values, values > 0).count.dtype == torch.int64
+
+
 def test_a_masked_nan_does_no_harm() -> None:
     seen = Moments.of(torch.tensor([1.0, torch.nan, 3.0]), torch.tensor([True, False, True]))
     assert (seen.count.item(), seen.mean.item()) == (2, 2.0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -47,6 +48,39 @@ def test_a_nested_state_is_packed_in_the_order_of_its_fields() -> None:
     assert packed.sums.dtype == packed.maxima.dtype == torch.float64
     restored = unpack(Pair.empty(), packed)
     assert (restored.rows.dtype, restored.moments.count.item(), restored.largest.tolist()) == (torch.int64, 2, [2.0])
+
+
+@dataclass(frozen=True)
+class Count:
+    """A state of one integer."""
+
+    rows: Tensor = summed()
+
+
+@dataclass(frozen=True)
+class Largest:
+    """A state of one integer that is maximised."""
+
+    rows: Tensor = maximised()
+
+
+@pytest.mark.parametrize("kind", [Count, Largest])
+def test_a_state_of_one_integer_is_packed_in_the_accumulator_type(kind) -> None:
+    packed = pack(kind(torch.tensor(3)))
+    assert packed.sums.dtype == packed.maxima.dtype == torch.float64
+    assert sorted((packed.sums.numel(), packed.maxima.numel())) == [0, 1]
+    restored = unpack(kind(torch.tensor(0)), packed)
+    assert (restored.rows.dtype, restored.rows.item()) == (torch.int64, 3)
+
+
+def test_a_packed_state_that_does_not_fit_is_named() -> None:
+    packed = pack(Count(torch.tensor(3)))
+    with pytest.raises(ValueError, match="packed state does not fit Count: 2 sums left over"):
+        unpack(Count(torch.tensor(0)), packed._replace(sums=torch.zeros(3)))
+    with pytest.raises(ValueError, match="packed state does not fit Count"):
+        unpack(Count(torch.tensor(0)), packed._replace(maxima=torch.zeros(1)))
+    with pytest.raises(ValueError, match="packed state is too short: expected 1 more numbers, got 0"):
+        unpack(Count(torch.tensor(0)), packed._replace(sums=torch.zeros(0)))
 
 
 def test_moving_reaches_nested_states() -> None:

@@ -1,4 +1,4 @@
-"""Faults at random in every isolated body of the suite, the same ones whenever the seed is the same."""
+"""Faults at random in whatever the suite attempts, the same ones whenever the seed is the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class InjectedFault(RuntimeError):  # noqa: N818 - a fault is what the suite cal
 
 
 class ChaosCallback(LightningCallback):
-    """Makes the suite fail with probability ``p`` at the beginning and at the end of whatever it isolates.
+    """Makes the suite fail with probability ``p`` before and after whatever it attempts.
 
     Hooks, sources, monitors, sinks, saving and merging fail; the run must not notice, and must count every fault:
     ``monitor.faults == chaos.total``. Whether a moment fails depends on the seed, the rank, the place, and how many
@@ -48,9 +48,8 @@ class ChaosCallback(LightningCallback):
         >>> logging.disable()
         >>> faults = Faults()
         >>> with ChaosCallback(seed=0, p=1.0) as chaos:
-        ...     with faults.isolated("monitor") as begin:
-        ...         begin()
-        ...         print("never printed")
+        ...     faults.attempt("monitor", print, "never printed", otherwise="nothing")
+        'nothing'
         >>> chaos.injected, chaos.total == faults.count
         (Counter({'monitor': 1}), True)
         >>> logging.disable(logging.NOTSET)

@@ -33,7 +33,7 @@ def test_chaos_is_everywhere(tmp_path):
         *("capture", "saving", "opening of the sinks", "logger CSVLogger", "closing of sink", "headline"),
         *("sink 0 LightningSink", "sink 1 JsonlSink", "Hooked.setup", "Hooked.teardown", "Hooked.on_exception"),
         *("Hooked.on_train_batch_end", "Hooked.on_validation_epoch_end", "Hooked.on_save_checkpoint"),
-        *("Hooked.state_dict", "LogitMonitor", "CalibrationMonitor"),
+        *("Hooked.state_dict", "LogitMonitor", "CalibrationMonitor", "LogitMonitor.empty"),
     ):
         assert place in places, place
 
@@ -61,7 +61,7 @@ def test_ranks_fail_apart(monkeypatch):
         with ChaosCallback(0, p=0.5):
             for moment in range(64):
                 try:
-                    Faults.probe("monitor")
+                    Faults.inject("monitor")
                 except InjectedFault:
                     struck.append(moment)
         return struck
@@ -162,7 +162,7 @@ def test_a_copy_injects_nothing_until_it_is_used(copied):
     again.teardown(None, None, "fit")
     assert Faults.inject is None
     with again, pytest.raises(InjectedFault, match="fault 1 injected into monitor, at moment 0 of rank 0"):
-        Faults.probe("monitor")
+        Faults.inject("monitor")
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1])

@@ -173,7 +173,7 @@ def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
 
 def _maybe_absent(low: Tensor) -> bool:
     """Whether a class may be absent; on an accelerator always yes, since looking would wait for the device."""
-    return low.device.type != "cpu" or bool((low == -torch.inf).any())
+    return low.device.type != "cpu" or bool((low.numpy() == -torch.inf).any())
 
 
 def _target_logit(centred: Tensor, targets: Tensor | None, soft: bool) -> tuple[Tensor, Tensor]:

@@ -171,7 +171,7 @@ def _host_cells(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cells, sum and sum of squares of a flat tensor on the CPU, where looking at a count is free."""
     cells = torch.bincount(_bit_cells(upcast(x).float()), minlength=CELLS)
     wide = x.double()
-    if bool(cells.view(2, HALF)[:, INFINITE:].any()):
+    if cells.view(2, HALF)[:, INFINITE:].numpy().any():
         wide = wide[x.float().isfinite()]
     return cells, wide.sum(), wide.dot(wide)
 

@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from logitwatch.capture.sharding import local_rows
 from logitwatch.functional.numerics import chunk_elements, upcast
 from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
 
@@ -98,9 +99,14 @@ class Observation:
             generator: Private source of the random rows of `sample`.
 
         Raises:
-            ValueError: If the shapes of logits and targets do not belong together.
+            ValueError: If the shapes of logits and targets do not belong together, or classes are spread over ranks.
+            TypeError: If the logits are not a dense tensor of real numbers.
         """
+        _require_dense(logits)
+        logits, targets = local_rows(logits, targets, class_dim)
         z = logits.detach()
+        if z.is_floating_point() and z.itemsize == 1:  # torch has hardly an operator for these; bfloat16 holds them
+            z = z.bfloat16()
         y = None if targets is None else targets.detach()
         if binary:
             leading, block = tuple(z.shape), z.reshape(-1, 1, 1)
@@ -281,6 +287,12 @@ class Observation:
         outer, classes, inner = self._block.shape
         step = outer if inner == 1 else max(1, PIECE_ELEMENTS // max(1, classes * inner))
         return (self._rows(i, i + step) for i in range(0, outer if inner else 0, max(1, step)))
+
+
+def _require_dense(logits: Tensor) -> None:
+    real = not (logits.is_complex() or logits.dtype == torch.bool or logits.is_quantized)
+    if logits.layout != torch.strided or not real:
+        raise TypeError(f"logits must be a dense tensor of real numbers, got {logits.dtype} in {logits.layout}")
 
 
 def _target_rows(logits: Tensor, targets: Tensor, leading: tuple[int, ...], class_dim: int | None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logitwatch.capture.criteria import Call
 from logitwatch.capture.observation import Observation
+from logitwatch.capture.sharding import is_distributed
 from logitwatch.functional.numerics import accumulator_dtype, upcast
 
 __all__ = ["Proof", "prove"]
@@ -53,6 +54,10 @@ def prove(call: Call, observation: Observation) -> Proof | None:
         True
     """
     if call.recompute is None or call.result is None or observation.targets is None or not observation.num_rows:
+        return None
+    if is_distributed(call.result) or is_distributed(
+        call.logits
+    ):  # the mean over all ranks, of which few rows are here
         return None
     logits, targets, wide = observation.logits, observation.targets, accumulator_dtype(call.result.device)
     if observation.binary:

@@ -85,7 +85,10 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
     step = max(1, chunk_elements(logits.device) // logits.shape[1])
     with full_precision(logits.device):
         chunks = [
-            _chunk_statistics(upcast(logits[i : i + step]), None if targets is None else targets[i : i + step])
+            # Contiguous, for how torch adds up depends on how numbers lie, and by that the last bit.
+            _chunk_statistics(
+                upcast(logits[i : i + step]).contiguous(), None if targets is None else targets[i : i + step]
+            )
             for i in range(0, max(1, len(logits)), step)
         ]
     return chunks[0] if len(chunks) == 1 else RowStatistics(*map(torch.cat, zip(*chunks, strict=True)))

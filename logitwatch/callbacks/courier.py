@@ -54,6 +54,10 @@ class Messenger:
                 self._silent_until = began + took / self._share
         self.dropped += 0 if written else len(readings)
 
+    def has(self, readings: Sequence[Reading]) -> bool:
+        """Whether a report that was being sent is known to be written whole: never."""
+        return False
+
     def worked(self) -> float:
         """Seconds of work elsewhere since this was last asked: none."""
         return 0.0
@@ -92,6 +96,7 @@ class Courier:
         self._faults = faults
         self._changed = threading.Condition()
         self._waiting: deque[Sequence[Reading]] = deque()
+        self._taken: Sequence[Reading] | None = None
         self._busy = self._closing = False
         self._thread: threading.Thread | None = None
         self._worked = 0.0
@@ -111,6 +116,11 @@ class Courier:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"logitwatch {self.place}", daemon=True)
             self._thread.start()
+
+    def has(self, readings: Sequence[Reading]) -> bool:
+        """Whether this very report was the last one sent."""
+        with self._changed:
+            return readings is (self._waiting[-1] if self._waiting else self._taken)
 
     def worked(self) -> float:
         """Seconds of processor time the thread has taken since this was last asked."""
@@ -163,7 +173,8 @@ class Courier:
             if not self._waiting:
                 return None
             self._busy = True
-            return self._waiting.popleft()
+            self._taken = self._waiting.popleft()
+            return self._taken
 
     def _close_sink(self) -> None:
         try:

@@ -49,13 +49,14 @@ class Outlet:
             line = Messenger if isinstance(sink, LightningSink) else Courier
             self._lines.append(line(sink, f"sink {index} {type(sink).__name__}", self._faults))
 
-    def write(self, readings: Sequence[Reading]) -> None:
-        """Send one report to every sink."""
+    def write(self, readings: Sequence[Reading], *, again: bool = False) -> None:
+        """Send one report to every sink; ``again``, where sending it was interrupted, to those that lack it."""
         if not readings:
             return
         self.open()
         for line in self._lines or []:
-            line.send(readings)
+            if not (again and line.has(readings)):
+                line.send(readings)
         self._let_out()
 
     def worked(self) -> float:

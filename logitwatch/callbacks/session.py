@@ -50,6 +50,9 @@ class Session:
         self.outlet = Outlet(trainer, self.faults)
         self.windows = Windows(self.faults)
         self.pace = Pace(lambda: module.device)
+        # The report on its way out: its step, whose windows it has, what they say. Set in one store, so never half.
+        self._leaving: tuple[int, list[Reporter], list[Reading]] | None = None
+        self._last_report = -1
 
     @classmethod
     def join(cls, trainer: Any, module: Any, monitor: Reporter) -> Session:
@@ -123,6 +126,7 @@ class Session:
         """An exception ends the run: write what this process knows, without asking other ranks, and let go."""
         try:
             if self.tap.listener is self and self.pace.cadence is not None and world_size() == 1:
+                self._send(again=True)
                 self._report_window(self.trainer.global_step, last=True)
         finally:
             self.close()
@@ -222,13 +226,27 @@ class Session:
             self.monitors, "train", 1, self.module.device, also=[(account, Account.empty())]
         )
         readings: list[Reading] = [*self._told("train")]
+        reported: list[Reporter] = []
         for (monitor, _), state in windows.items():
             if self._rows(monitor, state) < (1 if last else monitor.fewest_rows):
                 continue
-            self.windows.clear(monitor, "train")
+            reported.append(monitor)
             readings += self._readings(monitor, state, self._tags(monitor, "train"), step)
         assert isinstance(total, Account)
-        self.outlet.write([*readings, Scalars(values=total.values(), step=step)])
+        if step != self._last_report:  # an exception in a step just reported has no more to account for
+            readings.append(Scalars(values=total.values(), step=step))
+        self._leaving = step, reported, readings
+        self._send()
+
+    def _send(self, *, again: bool = False) -> None:
+        """Hand over the report on its way out; ``again`` where an interrupt, which may fall anywhere, has cut it."""
+        if self._leaving is None:
+            return
+        self._last_report, reported, readings = self._leaving
+        for monitor in reported:
+            self.windows.clear(monitor, "train")
+        self.outlet.write(readings, again=again)
+        self._leaving = None
 
     def _told(self, stage: str) -> list[Text]:
         return self.faults.attempt("capture", self.witness.texts, stage, otherwise=[])

@@ -57,6 +57,21 @@ def test_reports_are_written_in_order_by_another_thread():
     assert not threads[0].is_alive()
 
 
+def test_a_report_is_known_while_it_waits_and_after_it_was_written():
+    sink = Stuck()
+    courier, first, second = Courier(sink, "stuck", Faults()), report(0), report(1)
+    assert not courier.has(first)
+    courier.send(first)
+    assert courier.has(first)
+    courier.send(second)
+    assert courier.has(second)
+    assert not courier.has(report(1))  # another one that says the same
+    sink.gate.set()
+    courier.close()
+    assert courier.has(second)
+    assert not Messenger(MemorySink(), "memory", Faults()).has(second)
+
+
 def test_sending_does_not_wait_and_a_full_queue_drops_its_oldest_reports_and_counts_them():
     sink = Stuck()
     courier = Courier(sink, "stuck", Faults())

@@ -1,4 +1,5 @@
 import logging
+import signal
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from helpers.models import cross_entropy_step, loader, model, namespace, trainer
 
 import logitwatch
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
+from logitwatch.callbacks.courier import Courier
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.session import Session
 from logitwatch.capture.tap import Tap
@@ -166,3 +168,70 @@ def test_nothing_is_said_where_all_is_well(caplog):
     with caplog.at_level(logging.WARNING, logger="logitwatch"):
         trainer(L, logitwatch.watch()).fit(model(L), loader(40 * 16), loader(32))
     assert [record.getMessage() for record in caplog.records if record.name == "logitwatch"] == []
+
+
+@pytest.fixture
+def _interruptible():
+    """After Ctrl-C Lightning has SIGINT ignored for the rest of the process, which it ends."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def stopped_by(exception, folder, monitors):
+    """Train until something ends it; the record's rows of each report, and every place where it says anything."""
+    with pytest.raises(exception):
+        trainer(L, monitors, folder=folder, log_every_n_steps=5).fit(model(L), loader(16 * 20))
+    told = [(record["tag"], record["step"]) for record in records(folder) if record["kind"] != "header"]
+    return [int(rows) for _, rows in scalars(folder)["logits/train/rows"]], told
+
+
+@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.parametrize("moment", ["before a report is sent", "after it was sent"])
+def test_an_interrupt_amid_a_report_loses_and_repeats_nothing(moment, tmp_path, monkeypatch):
+    send = Courier.send
+
+    def interrupted(self, readings):
+        if not any(getattr(reading, "step", None) == 10 for reading in readings) or interrupts:
+            return send(self, readings)
+        interrupts.append(moment)
+        if moment == "after it was sent":
+            send(self, readings)
+            assert self.drain()
+        raise KeyboardInterrupt
+
+    interrupts = []
+    monkeypatch.setattr(Courier, "send", interrupted)
+    rows, told = stopped_by(SystemExit, tmp_path, logitwatch.watch(every_n_steps=1))
+    assert interrupts
+    assert rows == [6 * 16, 5 * 16]
+    assert len(told) == len(set(told))
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_an_interrupt_while_one_monitor_is_read_loses_no_window_of_another(tmp_path):
+    class Interrupted(CalibrationMonitor):
+        fewest_rows = 1
+
+        def readings(self, state, tags, step):
+            if step == 10 and not interrupts:
+                interrupts.append(step)
+                raise KeyboardInterrupt
+            return super().readings(state, tags, step)
+
+    interrupts = []
+    monitors = [LogitMonitor(every_n_steps=1), Interrupted(every_n_steps=1)]
+    rows, _ = stopped_by(SystemExit, tmp_path, monitors)
+    assert interrupts
+    assert rows == [6 * 16, 5 * 16]
+
+
+def test_an_exception_in_a_step_just_reported_is_no_second_report_of_it(tmp_path):
+    class Fails(L.Callback):
+        def on_before_backward(self, trainer, module, loss):
+            if trainer.global_step == 10:
+                raise RuntimeError("boom")
+
+    rows, told = stopped_by(RuntimeError, tmp_path, [*logitwatch.watch(every_n_steps=1), Fails()])
+    assert rows == [6 * 16, 5 * 16]
+    assert len(told) == len(set(told))

@@ -6,12 +6,37 @@ import copy
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
+from torch._C import _dynamo
+from torch._dynamo.decorators import skip
 from torch._dynamo.eval_frame import skip_code
 
-__all__ = ["ForwardHook", "StepWrapper"]
+__all__ = ["ForwardHook", "StepWrapper", "between_compiled_frames", "directly", "uncompiled", "watching_compiler"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def between_compiled_frames(function: F) -> F:
+    """A function that `torch.compile` neither compiles nor traces, while what it calls is compiled all the same.
+
+    A step may be compiled when it is wrapped already: then what wraps it runs inside `torch.compile`.
+    """
+    skip(function)  # type: ignore[no-untyped-call, unused-ignore]
+    return function
+
+
+def directly(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function."""
+    return function(*args)
+
+
+# The same where a compiler watches: what is called is not compiled with the step it stands beside.
+uncompiled = torch.compiler.disable(directly)  # type: ignore[no-untyped-call, unused-ignore]
+# Asks for the compiler that watches the frames about to run; None at nearly all times.
+watching_compiler = _dynamo.eval_frame.get_eval_frame_callback
 
 
 class ForwardHook:
@@ -55,6 +80,7 @@ class StepWrapper:
         self.__wrapped__ = inspect.unwrap(self._step)
         setattr(module, name, self)
 
+    @between_compiled_frames
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.around(self._step, args, kwargs)
 
@@ -77,6 +103,7 @@ class StepWrapper:
         return (_own_step, (self.module, self.name)) if self._replaced is None else (_same, (self._replaced,))
 
 
+@between_compiled_frames
 def _plain(step: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return step(*args, **kwargs)
 

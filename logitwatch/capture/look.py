@@ -51,9 +51,13 @@ class Look:
             self._calls[level].append(call)
 
     def note(self, level: Level, read: Callable[..., Call | None], *args: Any) -> None:
-        """Read a call amid the user's step, which goes on whatever fails here."""
+        """Read a call amid the user's step and note it; see `attempt`."""
+        self.attempt(lambda: self.add(level, read(*args)))
+
+    def attempt(self, call: Callable[..., object], *args: Any) -> None:
+        """Run what is ours amid the user's step, which goes on whatever fails here."""
         try:
-            self.add(level, read(*args))
+            call(*args)
         except Exception as error:
             self.failed(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +13,14 @@ from torch._dynamo.eval_frame import skip_code
 
 from logitwatch.capture.criteria import Call, Lender, read_module, watched_criteria
 from logitwatch.capture.explicit import receiving
-from logitwatch.capture.hooks import ForwardHook, StepWrapper
+from logitwatch.capture.hooks import (
+    ForwardHook,
+    StepWrapper,
+    between_compiled_frames,
+    directly,
+    uncompiled,
+    watching_compiler,
+)
 from logitwatch.capture.look import CriterionMode, Level, Look
 from logitwatch.capture.observation import Observation
 
@@ -146,47 +153,37 @@ class Tap:
         return self._generators[device]
 
     def _around(self, stage: str) -> Callable[..., Any]:
+        @between_compiled_frames
         def around(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             listener = self.listener
             if self._running or listener is None:  # a step called by another step is part of that one
                 return step(*args, **kwargs)
+            call = directly if watching_compiler() is None else uncompiled
             look: Look | None = None
+            undo = None
             try:
-                look = listener.wants(stage, args, kwargs)
+                look = call(listener.wants, stage, args, kwargs)
             except Exception:
                 listener.failed()
             self._running = True
             try:
                 if look is None:
                     return step(*args, **kwargs)
-                with self._looking(look):
-                    result = step(*args, **kwargs)
+                undo = contextlib.ExitStack()
+                call(look.attempt, self._begin, look, undo)
+                result = step(*args, **kwargs)
             finally:
                 self._running = False
+                if look is not None and undo is not None:
+                    call(look.attempt, undo.close)
             try:
-                look.finish(result)
-                listener.receive(look)
+                call(look.finish, result)
+                call(listener.receive, look)
             except Exception:
                 listener.failed()
             return result
 
         return around
-
-    @contextlib.contextmanager
-    def _looking(self, look: Look) -> Iterator[None]:
-        """Listen while the context lasts. What fails in beginning or ending leaves nothing open and no exception."""
-        undo = contextlib.ExitStack()
-        try:
-            self._begin(look, undo)
-        except Exception as error:
-            look.failed(error)
-        try:
-            yield
-        finally:
-            try:
-                undo.close()
-            except Exception as error:
-                look.failed(error)
 
     def _begin(self, look: Look, undo: contextlib.ExitStack) -> None:
         undo.callback(setattr, self, "_look", None)

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from logitwatch.capture.hooks import ForwardHook, StepWrapper
+from logitwatch.capture.hooks import (
+    ForwardHook,
+    StepWrapper,
+    between_compiled_frames,
+    directly,
+    uncompiled,
+    watching_compiler,
+)
 
 
 class Model(nn.Module):
@@ -153,3 +160,25 @@ def test_lightning_looks_through_other_wrappers_too():
     module.training_step = shout(module.training_step)
     watching(module)
     assert module.training_step.__wrapped__.__code__ is Model.training_step.__code__
+
+
+def test_what_stands_between_compiled_frames_is_not_traced_and_what_it_calls_is():
+    traced = []
+
+    def step(x):
+        traced.append(torch.compiler.is_compiling())
+        return 2 * x
+
+    @between_compiled_frames
+    def around(x):
+        call = directly if watching_compiler() is None else uncompiled
+        traced.append(call(torch.compiler.is_compiling))
+        call(traced.append, "ran")
+        return step(x)
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert torch.compile(lambda x: around(x), backend="aot_eager")(torch.ones(1)).item() == 2
+    assert traced == [False, "ran", True]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert watching_compiler() is None

@@ -130,7 +130,8 @@ def test_case_62_a_source_with_a_hostile_name_writes_below_its_folder_alone(tmp_
 def test_case_63_a_configuration_is_read_safely_and_refused_with_a_reason(yaml, why, tmp_path):
     # As users do it, in a process of its own: LightningCLI reads the file.
     path = tmp_path / "monitor.yaml"
-    path.write_text(f"trainer: {{callbacks: [{{class_path: logitwatch.LogitMonitor, init_args: {yaml}}}]}}")
+    watched = f"trainer: {{callbacks: [{{class_path: logitwatch.LogitMonitor, init_args: {yaml}}}]}}"
+    path.write_text(f"{watched}\nmodel: {{criterion: {{class_path: torch.nn.CrossEntropyLoss}}}}\n")
     script = Path(__file__).parents[2] / "examples/cli.py"
     ran = subprocess.run([sys.executable, str(script), "fit", "-c", str(path)], capture_output=True, text=True)
     assert ran.returncode != 0

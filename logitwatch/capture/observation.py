@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from logitwatch.capture.sharding import local_rows
-from logitwatch.functional.numerics import chunk_elements, upcast
+from logitwatch.functional.numerics import chunk_elements, maybe_absent, upcast
 from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
 
 __all__ = ["Observation"]
@@ -170,8 +170,7 @@ class Observation:
         high = self.known.get("max_logit")
         high = upcast(self._block.amax(1)).reshape(-1) if high is None else high
         low = upcast(self._block.amin(1)).reshape(-1)
-        # On an accelerator looking at the values would wait for the device, so there the careful way is always taken.
-        if low.device.type != "cpu" or bool((low.numpy() == -torch.inf).any()):
+        if maybe_absent(low):
             step = max(1, chunk_elements(low.device) // self._block.shape[1])
             chunks = (chunk for piece in self._pieces() for chunk in torch.split(piece, step))
             parts = [z.masked_fill(z == -torch.inf, torch.inf).amin(-1) for z in chunks]

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["accumulator_dtype", "centred_exp", "chunk_elements", "full_precision", "upcast"]
+__all__ = ["accumulator_dtype", "centred_exp", "chunk_elements", "full_precision", "maybe_absent", "upcast"]
 
 # exp of these is below half the smallest subnormal of the type: a class this far under the maximum has probability 0.
 UNDERFLOW = {torch.float32: -104.0, torch.float64: -746.0}
@@ -53,6 +53,19 @@ def chunk_elements(device: torch.device) -> int:
         131072
     """
     return 131_072 if device.type == "cpu" else 16_777_216
+
+
+def maybe_absent(smallest: Tensor) -> bool:
+    """Whether a class may be absent; on an accelerator always yes, since looking would wait for the device.
+
+    Args:
+        smallest: Smallest logit of each row, float32 or wider.
+
+    Examples:
+        >>> maybe_absent(torch.tensor([0.0, 1.0])), maybe_absent(torch.tensor([0.0, float("-inf")]))
+        (False, True)
+    """
+    return smallest.device.type != "cpu" or bool((smallest.numpy() == -torch.inf).any())
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -5,7 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logitwatch.functional.numerics import UNDERFLOW, accumulator_dtype, chunk_elements, full_precision, upcast
+from logitwatch.functional.numerics import (
+    UNDERFLOW,
+    accumulator_dtype,
+    chunk_elements,
+    full_precision,
+    maybe_absent,
+    upcast,
+)
 
 __all__ = ["RowStatistics", "binary_row_statistics", "row_statistics"]
 
@@ -132,7 +139,7 @@ def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
     low = z.amin(-1)
     count = torch.full_like(top, z.shape[1])
     centred = z - top.unsqueeze(-1)
-    if _maybe_absent(low):
+    if maybe_absent(low):
         absent = z == -torch.inf
         low = z.masked_fill(absent, torch.inf).amin(-1)
         count = count - absent.sum(-1)
@@ -172,11 +179,6 @@ def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
         correct=correct,
         prediction=prediction,
     )
-
-
-def _maybe_absent(low: Tensor) -> bool:
-    """Whether a class may be absent; on an accelerator always yes, since looking would wait for the device."""
-    return low.device.type != "cpu" or bool((low.numpy() == -torch.inf).any())
 
 
 def _target_logit(centred: Tensor, targets: Tensor | None, soft: bool) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from logitwatch.functional.numerics import (
     centred_exp,
     chunk_elements,
     full_precision,
+    maybe_absent,
     upcast,
 )
 
@@ -79,3 +80,11 @@ def test_a_row_without_a_distribution_is_nan_and_spoils_no_other(bad: list[float
     _, _, s = centred_exp(torch.tensor([bad, [0.0, 0.0]]))
     assert s[0].isnan()
     assert s[1] == 2
+
+
+def test_a_class_is_looked_for_on_a_cpu_and_taken_for_absent_elsewhere() -> None:
+    assert not maybe_absent(torch.tensor([0.0, torch.nan, torch.inf]))
+    assert maybe_absent(torch.tensor([0.0, -torch.inf]))
+    assert not maybe_absent(torch.empty(0))
+    # There is no value to look at here, so looking would raise where an accelerator would be waited for.
+    assert maybe_absent(torch.zeros(2, device="meta"))

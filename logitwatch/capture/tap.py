@@ -210,10 +210,7 @@ class Tap:
     def _hook(self, module: nn.Module, report: Callable[[Look, nn.Module, Any, Any, Any], None]) -> None:
         @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
         def eagerly(look: Look, *call: Any) -> None:
-            try:
-                report(look, *call)
-            except Exception as error:
-                look.failed(error)
+            look.attempt(report, look, *call)
 
         def hook(*call: Any) -> None:
             # Compiled code traces hooks too: there the function mode does the seeing, and this is compiled away. What

@@ -1,10 +1,7 @@
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from helpers.ranks import on_ranks
 from strategies import STATE_KINDS, assert_same_state, size_of_sums
 
 from logitwatch.callbacks.faults import Faults
@@ -34,40 +31,32 @@ def states(*seeds):
     return [kind.of(z, y) for kind in STATE_KINDS.values()]
 
 
-def rank_main(rank, port, folder):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def rank_main(rank, folder):
     dist.init_process_group("gloo", rank=rank, world_size=RANKS)
-    try:
-        before = states(rank)
-        nothing = [kind.empty() for kind in STATE_KINDS.values()]
-        whole = reduced(before, nothing, CPU)
-        for state, again in zip(before, states(rank), strict=True):
-            assert_same_state(state, again, tolerance=0)
-        # The second rank saw nothing, as with an uneven last batch: it must still take part.
-        one_sided = reduced(states(0) if rank == 0 else [None] * len(nothing), nothing, CPU)
-        # On the second rank one state is of the wrong kind and the rest is sound.
-        faults = Faults()
-        faulty = [Broken(), *states(rank)[1:]] if rank == 1 else before
-        lame = reduced(faulty, nothing, CPU, faults)
-        result = {
-            "world": world_size(),
-            "whole": whole,
-            "one_sided": one_sided,
-            "lame": (lame, faults.count),
-            "agreed": agreed((20, 256) if rank == 0 else (50, 64), CPU),
-        }
-        torch.save(result, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    before = states(rank)
+    nothing = [kind.empty() for kind in STATE_KINDS.values()]
+    whole = reduced(before, nothing, CPU)
+    for state, again in zip(before, states(rank), strict=True):
+        assert_same_state(state, again, tolerance=0)
+    # The second rank saw nothing, as with an uneven last batch: it must still take part.
+    one_sided = reduced(states(0) if rank == 0 else [None] * len(nothing), nothing, CPU)
+    # On the second rank one state is of the wrong kind and the rest is sound.
+    faults = Faults()
+    faulty = [Broken(), *states(rank)[1:]] if rank == 1 else before
+    lame = reduced(faulty, nothing, CPU, faults)
+    return {
+        "world": world_size(),
+        "whole": whole,
+        "one_sided": one_sided,
+        "lame": (lame, faults.count),
+        "agreed": agreed((20, 256) if rank == 0 else (50, 64), CPU),
+    }
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    mp.spawn(rank_main, (port, str(folder)), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+    return on_ranks(rank_main, RANKS, folder)
 
 
 @pytest.mark.ranks

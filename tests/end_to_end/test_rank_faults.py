@@ -8,7 +8,7 @@ from helpers.models import cross_entropy_step, loader, model, namespace, trainer
 from helpers.ranks import Collectives, on_ranks
 
 import logitwatch
-from logitwatch.callbacks.faults import Faults
+from logitwatch.testing import ChaosCallback
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 RANKS = 2
@@ -89,23 +89,9 @@ def in_trouble(rank, folder):
     results["uneven alone"] = fit(folder, "uneven alone", [], uneven=True)
     results["chosen"] = fit(folder, "chosen", logitwatch.watch(), max_epochs=8, log_every_n_steps=5)
     for seed in range(20):
-        injected = []
-        Faults.inject = injecting(100 * seed + rank, injected)
-        results[f"chaos {seed}"] = fit(folder, f"chaos {seed}", watch()) | {"injected": len(injected)}
-        Faults.inject = None
+        with ChaosCallback(seed, p=0.25) as chaos:  # each rank has faults of its own
+            results[f"chaos {seed}"] = fit(folder, f"chaos {seed}", watch()) | {"injected": chaos.total}
     return results
-
-
-def injecting(seed, injected):
-    """Every fourth isolated body fails, in an order of its own on each rank."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def inject(place):
-        if torch.rand((), generator=generator) < 0.25:
-            injected.append(place)
-            raise RuntimeError(f"injected into {place}")
-
-    return inject
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,9 @@
 """Two processes train one model: what is reported is of the rows of both, and both know it."""
 
-import os
-import socket
-
 import pytest
-import torch
-import torch.multiprocessing as mp
 from end_to_end.recomputed import expected_calibration, expected_logits, joined, last, records
 from helpers.models import loader, model, namespace, trainer
+from helpers.ranks import on_ranks
 
 import logitwatch
 
@@ -15,10 +11,7 @@ pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 RANKS = 2
 
 
-def rank_main(rank, port, folder):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    os.environ |= {"WORLD_SIZE": str(RANKS)}
-    torch.set_num_threads(1)
+def rank_main(rank, folder):
     lightning = namespace("pytorch_lightning")
     strategy = lightning.strategies.DDPStrategy(process_group_backend="gloo")
     monitors = [
@@ -36,17 +29,13 @@ def rank_main(rank, port, folder):
     ]
     t.fit(subject, train, val)
     metrics = {name: value.item() for name, value in t.callback_metrics.items()}
-    torch.save({"recorded": subject.recorded, "metrics": metrics}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return {"recorded": subject.recorded, "metrics": metrics}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    mp.spawn(rank_main, (port, str(folder)), nprocs=RANKS)
-    return folder, [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+    return folder, on_ranks(rank_main, RANKS, folder)
 
 
 def test_the_training_window_is_of_both(run):

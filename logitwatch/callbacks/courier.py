@@ -43,7 +43,7 @@ class Messenger:
         self._silent_until = -float("inf")
         self.dropped = 0
 
-    def send(self, readings: Sequence[Reading]) -> None:
+    def send(self, readings: Sequence[Reading], *, charged: bool = True) -> None:
         """Write one report, or count it as dropped."""
         began = time.perf_counter()
         written = False
@@ -95,7 +95,7 @@ class Courier:
         self.sink, self.place = sink, place
         self._faults = faults
         self._changed = threading.Condition()
-        self._waiting: deque[Sequence[Reading]] = deque()
+        self._waiting: deque[tuple[Sequence[Reading], bool]] = deque()
         self._taken: Sequence[Reading] | None = None
         self._busy = self._closing = False
         self._thread: threading.Thread | None = None
@@ -103,15 +103,15 @@ class Courier:
         self.dropped = 0
         self.failed: Exception | None = None
 
-    def send(self, readings: Sequence[Reading]) -> None:
-        """Put a report into the queue."""
+    def send(self, readings: Sequence[Reading], *, charged: bool = True) -> None:
+        """Put a report into the queue; ``charged``, if the time it takes is the training's to account for."""
         with self._changed:
             if self._closing or not self._faults.armed(self.place):
                 self.dropped += len(readings)
                 return
             if len(self._waiting) >= MOST_WAITING:
-                self.dropped += len(self._waiting.popleft())
-            self._waiting.append(readings)
+                self.dropped += len(self._waiting.popleft()[0])
+            self._waiting.append((readings, charged))
             self._changed.notify_all()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"logitwatch {self.place}", daemon=True)
@@ -120,10 +120,10 @@ class Courier:
     def has(self, readings: Sequence[Reading]) -> bool:
         """Whether this very report was the last one sent."""
         with self._changed:
-            return readings is (self._waiting[-1] if self._waiting else self._taken)
+            return readings is (self._waiting[-1][0] if self._waiting else self._taken)
 
     def worked(self) -> float:
-        """Seconds of processor time the thread has taken since this was last asked."""
+        """Seconds of processor time the thread has taken for what was charged, since this was last asked."""
         with self._changed:
             worked, self._worked = self._worked, 0.0
         return worked
@@ -144,14 +144,15 @@ class Courier:
         self._thread.join(PATIENCE)
         with self._changed:
             if self._thread.is_alive():
-                lost = sum(map(len, self._waiting))
+                lost = sum(len(readings) for readings, _ in self._waiting)
                 self.dropped += lost
                 self._waiting.clear()
                 text = "logitwatch: %s was still busy %g seconds after the run; %d readings are dropped"
                 logger.warning(text, self.place, PATIENCE, lost)
 
     def _run(self) -> None:
-        while (readings := self._next()) is not None:
+        while (report := self._next()) is not None:
+            readings, charged = report
             began = time.thread_time()
             written = False
             try:
@@ -160,21 +161,22 @@ class Courier:
             except Exception as error:
                 self.failed = error
             with self._changed:
-                self._worked += time.thread_time() - began
+                self._worked += charged * (time.thread_time() - began)
                 self.dropped += 0 if written else len(readings)
                 self._busy = False
                 self._changed.notify_all()
         self._close_sink()
 
-    def _next(self) -> Sequence[Reading] | None:
+    def _next(self) -> tuple[Sequence[Reading], bool] | None:
         """The oldest report; waits for one, and gives None when there will be none."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._waiting:
                 return None
             self._busy = True
-            self._taken = self._waiting.popleft()
-            return self._taken
+            report = self._waiting.popleft()
+            self._taken = report[0]
+            return report
 
     def _close_sink(self) -> None:
         try:

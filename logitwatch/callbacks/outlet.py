@@ -49,18 +49,21 @@ class Outlet:
             line = Messenger if isinstance(sink, LightningSink) else Courier
             self._lines.append(line(sink, f"sink {index} {type(sink).__name__}", self._faults))
 
-    def write(self, readings: Sequence[Reading], *, again: bool = False) -> None:
-        """Send one report to every sink; ``again``, where sending it was interrupted, to those that lack it."""
+    def write(self, readings: Sequence[Reading], *, again: bool = False, charged: bool = True) -> None:
+        """Send one report to every sink; ``again``, where sending it was interrupted, to those that lack it.
+
+        What it takes is in `worked` where it is ``charged``.
+        """
         if not readings:
             return
         self.open()
         for line in self._lines or []:
             if not (again and line.has(readings)):
-                line.send(readings)
+                line.send(readings, charged=charged)
         self._let_out()
 
     def worked(self) -> float:
-        """Seconds of processor time the threads of the sinks have taken since this was last asked."""
+        """Seconds of processor time the threads of the sinks took for what was charged, since this was last asked."""
         return sum(line.worked() for line in self._lines or [])
 
     def position(self) -> dict[str, Any]:

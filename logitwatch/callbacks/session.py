@@ -296,7 +296,7 @@ class Session:
                 place = f"{type(monitor).__name__}.headline"
                 values = self.faults.attempt(place, monitor.headline, state, tags, otherwise={})
                 log_headline(self.module, values, batch_size=int(min(rows, 2**53)))
-        self.outlet.write(readings)
+        self.outlet.write(readings, charged=False)  # time of validation is no time of steps
 
     def _on_save(self, checkpoint: dict[str, Any]) -> None:
         """Put the windows of all ranks into a checkpoint, which every rank takes part in writing.

@@ -149,6 +149,9 @@ def test_the_work_of_the_thread_is_told_once():
     courier.drain()
     assert courier.worked() >= 0.02
     assert courier.worked() == 0
+    courier.send(report(1), charged=False)
+    courier.drain()
+    assert courier.worked() == 0
     courier.close()
 
 

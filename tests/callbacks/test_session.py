@@ -191,12 +191,12 @@ def stopped_by(exception, folder, monitors):
 def test_an_interrupt_amid_a_report_loses_and_repeats_nothing(moment, tmp_path, monkeypatch):
     send = Courier.send
 
-    def interrupted(self, readings):
+    def interrupted(self, readings, **how):
         if not any(getattr(reading, "step", None) == 10 for reading in readings) or interrupts:
-            return send(self, readings)
+            return send(self, readings, **how)
         interrupts.append(moment)
         if moment == "after it was sent":
-            send(self, readings)
+            send(self, readings, **how)
             assert self.drain()
         raise KeyboardInterrupt
 

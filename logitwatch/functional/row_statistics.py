@@ -22,7 +22,9 @@ WIDE = 512
 
 
 class RowStatistics(NamedTuple):
-    """Per-row quantities, each ``[rows]`` and float32 (float64 for float64 logits) unless said otherwise.
+    """Per-row quantities, each ``[rows]`` and float32 unless said otherwise.
+
+    They are float64 for float64 logits, and on a CPU where squares of float32 logits overflow, beyond about ``1e19``.
 
     A row is *finite* when it has a finite maximum: no NaN, no ``+inf``, and at least one present class. In other rows
     every floating quantity but ``max_logit`` and ``min_logit`` is NaN or meaningless. Quantities that need a target are
@@ -147,6 +149,8 @@ def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
         total, squares = present.sum(-1), torch.linalg.vecdot(present, present)
     else:
         total, squares = centred.sum(-1), torch.linalg.vecdot(centred, centred)
+    if z.dtype == torch.float32 and _overflowed(top, squares):
+        return _chunk_statistics(z.double(), targets)
     soft = targets is not None and targets.ndim == 2
     c_target, known = _target_logit(centred, targets, soft)
     centred.clamp_(min=UNDERFLOW[z.dtype])
@@ -158,27 +162,34 @@ def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
         q = targets.to(z.dtype)
         target_confidence = torch.linalg.vecdot(e, q) / s
         target_square, correct = torch.linalg.vecdot(q, q), q.argmax(-1) == prediction
+        nll = q.sum(-1) * log_s - c_target  # rounded to half precision, q does not add up to 1
     else:
         target_confidence = (c_target - log_s).exp()
         target_square = torch.where(known, torch.ones_like(s), torch.nan)
         correct = known & (prediction == targets) if targets is not None else known
+        nll = log_s - c_target
     return RowStatistics(
         max_logit=top,
         min_logit=low,
         mean_logit=top + mean,
-        squares=(squares - total * mean).clamp_(min=0),
+        squares=(squares - total * mean).clamp_(min=0).nan_to_num_(nan=torch.inf, posinf=torch.inf),
         classes=count,
         log_partition=top + log_s,
         entropy=log_s - torch.linalg.vecdot(e, centred) / s,
         confidence=s.reciprocal(),
         margin=top - second,
         collision=torch.linalg.vecdot(e, e) / s.square(),
-        nll=log_s - c_target,
+        nll=nll,
         target_confidence=target_confidence,
         target_square=target_square,
         correct=correct,
         prediction=prediction,
     )
+
+
+def _overflowed(top: Tensor, squares: Tensor) -> bool:
+    """Whether a row of finite logits has a square that is not; on an accelerator nobody looks, and it is infinite."""
+    return top.device.type == "cpu" and bool((top.isfinite() & ~squares.isfinite()).numpy().any())
 
 
 def _target_logit(centred: Tensor, targets: Tensor | None, soft: bool) -> tuple[Tensor, Tensor]:

@@ -149,6 +149,37 @@ def test_indices_of_any_type_will_do(dtype: torch.dtype) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_soft_targets_that_do_not_add_up_to_one_still_cost_what_torch_says(dtype: torch.dtype) -> None:
+    z, q = normal(50, 7), (1.3 * normal(50, 7, seed=1).softmax(-1)).to(dtype)
+    expected = torch.nn.functional.cross_entropy(z.double(), q.double(), reduction="none")
+    # Sums over seven classes in float32.
+    torch.testing.assert_close(row_statistics(z, q).nll.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [10, 600])
+@pytest.mark.parametrize("row", [(3e38, -3e38), (1e20, 0.0), (0.0, -1e30)])
+def test_squares_that_overflow_float32_are_taken_in_float64(classes: int, row: tuple[float, float]) -> None:
+    z = normal(4, classes)
+    z[1, 3:5] = torch.tensor(row)
+    rows, wide = row_statistics(z, labels(4, classes)), row_statistics(z.double(), labels(4, classes))
+    for name in ("squares", "mean_logit", "norm", "margin", "entropy", "nll"):
+        assert torch.equal(getattr(rows, name), getattr(wide, name)), name
+    assert rows.norm.isfinite().all()
+
+
+def test_a_row_that_is_not_finite_is_no_reason_for_float64() -> None:
+    z = normal(4, 10)
+    z[0, 0], z[1, 0], z[2] = torch.inf, torch.nan, -torch.inf
+    assert row_statistics(z).squares.dtype == torch.float32
+
+
+def test_squares_that_overflow_float64_are_infinite() -> None:
+    z = normal(2, 10).double()
+    z[0, 0] = 1e200
+    assert row_statistics(z).squares.isinf().tolist() == [True, False]
+
+
 def test_an_absent_target_costs_infinitely_much() -> None:
     rows = row_statistics(torch.tensor([[0.0, -torch.inf]]), torch.tensor([1]))
     assert rows.nll.item() == torch.inf

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,8 @@ SHIFT = 19  # 32 bits less sign, 8 of exponent and 4 of mantissa
 INFINITE = 255 << 4  # within one sign: the cell of infinity; cells above hold NaN, cells below are finite
 # Copies in float64 and int32 stay in the cache at this many numbers.
 CHUNK_ELEMENTS = 65_536
+# On an accelerator some 40 bytes a number are allocated.
+DEVICE_ELEMENTS = 4_194_304
 
 
 class Buckets(NamedTuple):
@@ -71,15 +75,9 @@ class LogitHistogram:
             mask: True where a number counts; broadcast against ``values``.
         """
         x = values.detach()
-        counted = None if mask is None else mask.expand(x.shape).reshape(-1)
-        if x.device.type != "cpu":
-            return cls(*_device_cells(x.reshape(-1), counted))
-        x = x.reshape(-1) if counted is None else x.reshape(-1)[counted]
-        parts = [_host_cells(x[i : i + CHUNK_ELEMENTS]) for i in range(0, max(1, len(x)), CHUNK_ELEMENTS)]
-        if len(parts) == 1:
-            return cls(*parts[0])
-        cells, total, squares = zip(*parts, strict=True)
-        return cls(torch.stack(cells).sum(0), torch.stack(total).sum(), torch.stack(squares).sum())
+        count = _host_cells if x.device.type == "cpu" else _device_cells
+        blocks = (cls(*count(*block)) for block in _blocks(x, mask))
+        return reduce(cls.merge, blocks) if x.numel() else cls.empty(device=x.device)
 
     def merge(self, other: LogitHistogram) -> LogitHistogram:
         """See `State.merge`."""
@@ -167,8 +165,23 @@ def _bit_cells(x: Tensor) -> Tensor:
     return ((x + 0.0).view(torch.int32) >> SHIFT).add_(HALF)
 
 
-def _host_cells(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _blocks(x: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The numbers and their part of the mask, flat, so many at a time that nothing the size of ``x`` is allocated."""
+    width = prod(x.shape[1:])
+    elements = CHUNK_ELEMENTS if x.device.type == "cpu" else DEVICE_ELEMENTS
+    rows = max(1, elements // max(1, width))
+    counted = None if mask is None else mask.expand(x.shape).reshape(-1, max(1, width))
+    x = x.reshape(-1, max(1, width))
+    for i in range(0, len(x), rows):
+        for j in range(0, width, elements):
+            part = None if counted is None else counted[i : i + rows, j : j + elements].reshape(-1)
+            yield x[i : i + rows, j : j + elements].reshape(-1), part
+
+
+def _host_cells(x: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Cells, sum and sum of squares of a flat tensor on the CPU, where looking at a count is free."""
+    if counted is not None and not counted.numpy().all():
+        x = x[counted]
     cells = torch.bincount(_bit_cells(upcast(x).float()), minlength=CELLS)
     wide = x.double()
     if cells.view(2, HALF)[:, INFINITE:].numpy().any():
@@ -176,7 +189,7 @@ def _host_cells(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return cells, wide.sum(), wide.dot(wide)
 
 
-def _device_cells(x: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _device_cells(x: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The same on an accelerator without waiting for it; what the mask leaves out falls into a cell past the end."""
     single = upcast(x).float()
     index = _bit_cells(single).long()

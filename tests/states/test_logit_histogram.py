@@ -4,6 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers.memory import Peak
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -188,6 +189,30 @@ def test_a_mask_counts_only_where_it_is_true_and_broadcasts() -> None:
     expected = LogitHistogram.of(values[mask])
     assert torch.equal(seen.cells, expected.cells)
     assert (seen.total, seen.squares) == (expected.total, expected.squares)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (3, 40), (40,), (2, 3, 7), (0, 5), (5, 0)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], masked: bool) -> None:
+    values = normal(*shape)
+    mask = normal(*shape[:1], *(1,) * (len(shape) - 1), seed=1) > 0 if masked else None
+    whole = LogitHistogram.of(values, mask)
+    monkeypatch.setattr(logit_histogram, "CHUNK_ELEMENTS", 16)
+    blocks = LogitHistogram.of(values, mask)
+    assert torch.equal(blocks.cells, whole.cells)
+    # The same numbers in float64, added in another order.
+    torch.testing.assert_close((blocks.total, blocks.squares), (whole.total, whole.squares), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_more_memory_is_taken_for_more_rows(masked: bool) -> None:
+    peaks = []
+    for rows in (2, 32):
+        values, mask = normal(rows, 65_536), (torch.arange(rows) >= masked).unsqueeze(-1)
+        with Peak(values, mask) as peak:
+            LogitHistogram.of(values, mask)
+        peaks.append(peak.bytes)
+    assert peaks[1] < peaks[0] + 3 * 64 * 1024  # the states that are being merged
 
 
 def test_memory_layout_is_of_no_account() -> None:

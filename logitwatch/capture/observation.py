@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from logitwatch.capture.inputs import class_axis, mask_rows, plain, real_numbers, target_rows
 from logitwatch.capture.sharding import local_rows
 from logitwatch.functional.numerics import chunk_elements, maybe_absent, upcast
 from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
@@ -17,6 +18,8 @@ __all__ = ["Observation"]
 
 # Elements copied at a time where classes are not the last axis; a few caches' worth, so that little is allocated.
 PIECE_ELEMENTS = 1_048_576
+# Probabilities in bfloat16 add up to 1 within its spacing, 0.0078.
+TOTAL_TOLERANCE = 0.01
 
 
 class Observation:
@@ -90,7 +93,7 @@ class Observation:
 
         Args:
             logits: Real tensor; classes on ``class_dim``, or for ``binary`` one decision an element.
-            targets: Indices shaped as ``logits`` without the class axis, or probabilities shaped as ``logits``.
+            targets: Indices shaped as ``logits`` without the class axis or flat, or probabilities shaped as ``logits``.
             class_dim: The class axis.
             ignore_index: Target value of rows that do not count; None where there is no such value.
             mask: True where a row counts, shaped as ``logits`` without the class axis.
@@ -99,37 +102,30 @@ class Observation:
             generator: Private source of the random rows of `sample`.
 
         Raises:
-            ValueError: If the shapes of logits and targets do not belong together, or classes are spread over ranks.
-            TypeError: If the logits are not a dense tensor of real numbers.
+            ValueError: If the shapes of logits, targets and mask do not belong together, or classes are spread over
+                ranks.
+            TypeError: If one of them is not a dense tensor, or of a type that cannot be one.
         """
-        _require_dense(logits)
         logits, targets = local_rows(logits, targets, class_dim)
-        z = logits.detach()
-        if z.is_floating_point() and z.itemsize == 1:  # torch has hardly an operator for these; bfloat16 holds them
-            z = z.bfloat16()
-        y = None if targets is None else targets.detach()
-        if binary:
-            leading, block = tuple(z.shape), z.reshape(-1, 1, 1)
+        z = real_numbers(plain(logits, "logits"), "logits")
+        axis = None if binary else class_axis(z.shape, class_dim)
+        if axis is None:
+            leading, block = z.shape, z.reshape(-1, 1, 1)
         else:
-            axis = class_dim % z.ndim if z.ndim else _refuse(z, y)
-            leading = tuple(z.shape[:axis] + z.shape[axis + 1 :])
+            leading = z.shape[:axis] + z.shape[axis + 1 :]
             block = z.reshape(prod(z.shape[:axis]), z.shape[axis], prod(z.shape[axis + 1 :]))
-            if block.shape[1] == 0:
-                _refuse(z, y)
-        rows = block.shape[0] * block.shape[2]
-        if y is not None:
-            y = _target_rows(z, y, leading, None if binary else class_dim)
-        valid = torch.ones(rows, dtype=torch.bool, device=z.device)
+        y = None if targets is None else target_rows(targets, z, axis)
+        valid = torch.ones(prod(leading), dtype=torch.bool, device=z.device)
         if y is not None and y.ndim == 1 and not binary and ignore_index is not None:
             valid = y != ignore_index
         if mask is not None:
-            valid = valid & mask.detach().reshape(-1).bool()
+            valid = valid & mask_rows(mask, z, leading)
         return cls(
             block,
             y,
             valid,
             binary=binary,
-            leading_shape=leading,
+            leading_shape=tuple(leading),
             stage=stage,
             source=source,
             step=step,
@@ -146,11 +142,6 @@ class Observation:
     def num_classes(self) -> int:
         """Width of a row; 2 for independent yes-or-no logits."""
         return 2 if self.binary else self._block.shape[1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type the logits came in."""
-        return self._block.dtype
 
     @property
     def logits(self) -> Tensor:
@@ -179,18 +170,18 @@ class Observation:
 
     @cached_property
     def statistics(self) -> RowStatistics:
-        """Every per-row quantity; see `RowStatistics`."""
-        targets = self.targets
-        if self.binary:
-            return binary_row_statistics(self._block.reshape(-1), targets)
-        parts, start = [], 0
-        for z in self._pieces():
-            stop = start + len(z)
-            parts.append(row_statistics(z, None if targets is None else targets[start:stop]))
-            start = stop
-        if not parts:
-            return row_statistics(self.logits, targets)
-        return parts[0] if len(parts) == 1 else RowStatistics(*map(torch.cat, zip(*parts, strict=True)))
+        """Every per-row quantity; see `RowStatistics`. A row with a bad target is a row without one."""
+        rows = self._row_statistics()
+        # Indices that name no class are left out where the rows are computed.
+        if self.targets is None or (self.targets.ndim == 1 and not self.binary):
+            return rows
+        bad = self.bad_target
+        return rows._replace(
+            nll=rows.nll.masked_fill(bad, torch.nan),
+            target_confidence=rows.target_confidence.masked_fill(bad, torch.nan),
+            target_square=rows.target_square.masked_fill(bad, torch.nan),
+            correct=rows.correct & ~bad,
+        )
 
     @property
     def max_logit(self) -> Tensor:
@@ -229,10 +220,21 @@ class Observation:
 
     @cached_property
     def bad_target(self) -> Tensor:
-        """Rows whose target is a class that does not exist, ``[rows]`` bool; ignored rows are not among them."""
-        if self.targets is None or self.targets.ndim != 1 or self.binary:
+        """Rows whose target is not one, ``[rows]`` bool; ignored rows are not among them.
+
+        It is a class that does not exist, probabilities that do not add up to 1, or for yes-or-no logits a number
+        outside ``[0, 1]``.
+        """
+        y = self.targets
+        if y is None:
             return torch.zeros_like(self.valid)
-        return self.valid & ((self.targets < 0) | (self.targets >= self.num_classes))
+        if self.binary:
+            good = (y >= 0) & (y <= 1)
+        elif y.ndim == 2:
+            good = (y.sum(-1) - 1).abs() <= TOTAL_TOLERANCE
+        else:
+            good = (y >= 0) & (y < self.num_classes)
+        return self.valid & ~good
 
     def sample(self, rows: int) -> Observation:
         """A random subset of at most ``rows`` rows without repetition, valid rows first; the same one when asked again.
@@ -244,6 +246,19 @@ class Observation:
         if rows not in self._samples:
             self._samples[rows] = self._take(self._random_rows(rows))
         return self._samples[rows]
+
+    def _row_statistics(self) -> RowStatistics:
+        targets = self.targets
+        if self.binary:
+            return binary_row_statistics(self._block.reshape(-1), targets)
+        parts, start = [], 0
+        for z in self._pieces():
+            stop = start + len(z)
+            parts.append(row_statistics(z, None if targets is None else targets[start:stop]))
+            start = stop
+        if not parts:
+            return row_statistics(self.logits, targets)
+        return parts[0] if len(parts) == 1 else RowStatistics(*map(torch.cat, zip(*parts, strict=True)))
 
     def _quantity(self, name: str) -> Tensor:
         known = self.known.get(name)
@@ -286,25 +301,3 @@ class Observation:
         outer, classes, inner = self._block.shape
         step = outer if inner == 1 else max(1, PIECE_ELEMENTS // max(1, classes * inner))
         return (self._rows(i, i + step) for i in range(0, outer if inner else 0, max(1, step)))
-
-
-def _require_dense(logits: Tensor) -> None:
-    real = not (logits.is_complex() or logits.dtype == torch.bool or logits.is_quantized)
-    if logits.layout != torch.strided or not real:
-        raise TypeError(f"logits must be a dense tensor of real numbers, got {logits.dtype} in {logits.layout}")
-
-
-def _target_rows(logits: Tensor, targets: Tensor, leading: tuple[int, ...], class_dim: int | None) -> Tensor:
-    """Targets as ``[rows]``, or as ``[rows, classes]`` where they are probabilities."""
-    soft = targets.is_floating_point()
-    if class_dim is None or not soft:
-        if targets.numel() == prod(leading):
-            return targets.reshape(-1)
-    elif targets.shape == logits.shape:
-        return targets.movedim(class_dim, -1).reshape(-1, logits.shape[class_dim])
-    return _refuse(logits, targets)
-
-
-def _refuse(logits: Tensor, targets: Tensor | None) -> Tensor:
-    shape = None if targets is None else tuple(targets.shape)
-    raise ValueError(f"logits {tuple(logits.shape)} and targets {shape} do not belong together")

@@ -180,7 +180,6 @@ def test_every_real_type_gives_the_numbers_of_its_float32(dtype):
     z = batch(7, 5).abs().to(dtype)
     y = torch.arange(7) % 5
     seen, lifted = Observation.of(z, y), Observation.of(z.to(torch.promote_types(dtype, torch.float32)), y)
-    assert seen.dtype == dtype
     for one, other in zip((*seen.statistics, *seen.extremes), (*lifted.statistics, *lifted.extremes), strict=True):
         assert torch.equal(one, other)
     agrees(seen, naive(z.double(), y))
@@ -300,15 +299,32 @@ def test_no_graph_is_kept_and_the_logits_are_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("z", "y"),
+    ("z", "y", "words"),
     [
-        (torch.zeros(4, 5), torch.zeros(3, dtype=torch.long)),
-        (torch.zeros(4, 5), torch.zeros(4, 4)),
-        (torch.zeros(4, 0), None),
-        (torch.tensor(1.0), None),
+        (torch.zeros(4, 5), torch.zeros(3, dtype=torch.long), r"got shape \(3,\)"),
+        (torch.zeros(4, 5), torch.zeros(4, 4), r"got shape \(4, 4\)"),
+        (torch.zeros(4, 0), None, r"at least one class, got shape \(4, 0\)"),
+        (torch.tensor(1.0), None, r"classes on axis -1, got shape \(\)"),
     ],
     ids=["too few targets", "another width", "no class", "a number"],
 )
-def test_what_does_not_belong_together_is_refused(z, y):
-    with pytest.raises(ValueError, match="do not belong together"):
+def test_what_does_not_belong_together_is_refused(z, y, words):
+    with pytest.raises(ValueError, match=words):
         Observation.of(z, y)
+
+
+def test_a_mask_for_another_number_of_rows_is_refused():
+    for rows in (1, 3):
+        with pytest.raises(ValueError, match=r"mask must be of shape \(4,\), got shape"):
+            Observation.of(torch.zeros(4, 5), mask=torch.ones(rows, dtype=torch.bool))
+
+
+def test_a_bad_target_leaves_the_quantities_that_need_none():
+    z, q = batch(4, 5), torch.full((4, 5), 0.2)
+    q[1] = nan
+    one, other = Observation.of(z, q), Observation.of(z)
+    assert one.bad_target.tolist() == [False, True, False, False]
+    assert torch.equal(one.entropy, other.entropy)
+    assert one.nll.isnan().tolist() == one.statistics.brier.isnan().tolist() == [False, True, False, False]
+    yes = Observation.of(z[:, 0], torch.tensor([0.0, 2.0, 1.0, nan]), binary=True, ignore_index=None)
+    assert yes.bad_target.tolist() == yes.nll.isnan().tolist() == [False, True, False, True]

@@ -106,7 +106,7 @@ class Observation:
                 ranks.
             TypeError: If one of them is not a dense tensor, or of a type that cannot be one.
         """
-        logits, targets = local_rows(logits, targets, class_dim)
+        logits, targets, mask = local_rows(logits, targets, mask, class_dim=class_dim, binary=binary)
         z = real_numbers(plain(logits, "logits"), "logits")
         axis = None if binary else class_axis(z.shape, class_dim)
         if axis is None:

@@ -46,7 +46,7 @@ class ShardPartials(NamedTuple):
     """All there is to know of one shard of each row, each ``[rows]`` in the accumulator type.
 
     A shard without a present class has what changes nothing when shards are combined: extremes that lose against any,
-    and zeros. Where a shard has NaN or ``+inf``, ``max_logit`` is that and the rest is meaningless.
+    and zeros; no second logit. Where a shard has NaN or ``+inf``, ``max_logit`` is that and the rest is meaningless.
     """
 
     max_logit: Tensor
@@ -178,9 +178,5 @@ def _partials(z: Tensor, targets: Tensor | None, offset: int) -> ShardPartials:
         prediction=(rows.prediction + offset).to(wide),
     )
     nobody = rows.classes == 0
-    zero = {n: getattr(part, n).masked_fill(nobody, 0.0) for n in ("mean_logit", "squares", "log_sum", "entropy")}
-    return part._replace(
-        **zero,
-        second_logit=part.second_logit.masked_fill(nobody, -torch.inf),
-        collision=part.collision.masked_fill(nobody, 0.0),
-    )
+    zeros = ("mean_logit", "squares", "log_sum", "entropy", "collision")
+    return part._replace(**{name: getattr(part, name).masked_fill(nobody, 0.0) for name in zeros})

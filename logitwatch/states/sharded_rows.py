@@ -121,9 +121,8 @@ class ShardedRows:
 
     def assembled(self) -> WholeRows:
         """The whole rows of all groups; for a state that was reduced over all ranks, on the CPU."""
-        dtype, none = self.rows.dtype, self.rows.new_empty(0, COLUMNS)
-        parts, kept, lost = [], [none], 0
-        counts = torch.zeros(4, dtype=torch.int64)
+        parts, kept, lost = [], [self.rows.new_empty(0, COLUMNS)], 0
+        counts = torch.zeros_like(self.counts[0])
         for slots in self._groups():
             rows, gone = self._common(slots)
             whole = combine_partials(ShardPartials(*rows[..., PARTIALS:].unbind(-1)))
@@ -132,8 +131,7 @@ class ShardedRows:
             kept.append(rows[0])
             lost += gone
         if not parts:
-            nothing = ShardPartials(*torch.empty(len(ShardPartials._fields), 1, 0, dtype=dtype))
-            parts = [combine_partials(nothing)]
+            parts = [combine_partials(ShardPartials(*self.rows.new_empty(len(ShardPartials._fields), 1, 0)))]
         sample = torch.cat(kept)
         with_targets = bool(self.layout[:, -1].any())
         return WholeRows(
@@ -169,7 +167,7 @@ class ShardedRows:
         ends = size.cumsum(0)
         return bool(
             (shards == len(slots)).all()
-            and torch.equal(place, torch.arange(len(slots)))
+            and torch.equal(place, torch.arange(len(slots), device=place.device))
             and torch.equal(offset, ends - size)
             and (num_classes == ends[-1]).all()
         )

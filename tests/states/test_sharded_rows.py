@@ -223,15 +223,19 @@ def test_filling_and_merging_wait_for_no_device() -> None:
 
 
 def test_the_default_device_of_the_process_is_of_no_account() -> None:
-    state = one_rank(batch(20), 0)
+    z, y = batch(20)
+    seen = [look(z, y, place) for place in range(2)]
+    states = [of(s, rank) for rank, s in enumerate(seen)]
+    expected, nothing = reduced(*states).assembled(), ShardedRows.empty(RANKS, CAPACITY)
     with torch.device("meta"):
-        again = one_rank(batch_on_cpu(), 0)
-        assert_same_state(again.merge(ShardedRows.empty(RANKS, CAPACITY, device="cpu")), state, tolerance=0)
-
-
-def batch_on_cpu() -> Batch:
-    with torch.device("cpu"):
-        return batch(20)
+        again = [of(s, rank).merge(nothing) for rank, s in enumerate(seen)]
+        found = again[0].merge(again[1]).assembled()
+        assert len(nothing.assembled().valid) == 0
+    for a, b in zip(again, states, strict=True):
+        assert_same_state(a, b, tolerance=0)
+    for a, b in zip(found.rows, expected.rows, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(found.counts, expected.counts)
 
 
 def test_it_keeps_no_graph() -> None:

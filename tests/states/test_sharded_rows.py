@@ -148,10 +148,10 @@ def test_counts_are_exact_where_all_rows_are_kept() -> None:
     assert two_groups([(z, y)], [(z, y)]).counts.tolist() == [14, 6, 2, 2]
 
 
-def test_counts_of_more_rows_are_those_of_the_shard_with_the_most_nonfinite_ones() -> None:
+@pytest.mark.parametrize(("many", "few"), [(0, 2), (2, 0)])
+def test_counts_of_more_rows_are_those_of_the_shard_with_the_most_nonfinite_ones(many: int, few: int) -> None:
     z, y = batch(50)
-    z[:5, 0] = torch.nan  # all of them in the first shard
-    z[0, 2] = torch.nan
+    z[:5, many], z[0, few] = torch.nan, torch.inf
     y[0], y[6], y[7] = IGNORE_INDEX, IGNORE_INDEX, -1
     found = two_groups([(z, y)], [])
     assert found.counts.tolist() == [50, 5, 1, 1]
@@ -192,10 +192,11 @@ def test_rows_of_which_a_shard_is_missing_are_lost_and_counted() -> None:
     assert found.counts.tolist() == [10, 0, 0, 0]
 
 
-def test_a_look_one_rank_missed_is_lost_and_the_other_looks_are_not() -> None:
+@pytest.mark.parametrize("present", [0, 1])
+def test_a_look_one_rank_missed_is_lost_and_the_other_looks_are_not(present: int) -> None:
     first, second = batch(3, seed=1), batch(4, seed=2)
     states = [of(look(*first, place), rank=place, seed=1) for place in range(2)]
-    states[1] = states[1].merge(of(look(*second, 1), rank=1, seed=2))
+    states[present] = states[present].merge(of(look(*second, present), rank=present, seed=2))
     found = reduced(*states).assembled()
     assert_rows_of(found, *first)
     assert found.lost == 4

@@ -95,7 +95,7 @@ def locate(
     if split is not None and axis is not None and coordinate is not None:
         shard = _class_shard(mesh, split, coordinate[split], logits.shape[axis])
         if local.shape[axis] != shard.size:
-            raise ValueError(f"expected {shard.size} classes on this rank of {shard.shards}, got {local.shape[axis]}")
+            raise ValueError(f"expected {shard.size} classes on rank {coordinate[split]}, got {local.shape[axis]}")
         if targets is not None and targets.is_floating_point():
             raise ValueError("targets of logits whose classes are split must be indices, got probabilities")
     return Placed(local, _beside(targets, spread, axis), _beside(mask, spread, axis), counted, shard)
@@ -127,9 +127,8 @@ def local_rows(
         return logits, targets, mask
     if placed.shard is not None:
         raise ValueError(
-            f"logits must have whole rows on each rank, got {placed.shard.num_classes} classes over "
-            f"{placed.shard.shards} ranks; gather a few rows and hand them over: "
-            "logitwatch.observe(logits[:64].full_tensor(), targets[:64])"
+            f"logits must have whole rows on each rank, got {placed.shard.size} of {placed.shard.num_classes} classes; "
+            "gather a few rows and hand them over: logitwatch.observe(logits[:64].full_tensor(), targets[:64])"
         )
     keep = None if placed.counted else 0
     z, y, m = (None if t is None else t[:keep] for t in placed[:3])
@@ -149,7 +148,7 @@ def _class_shard(mesh: Any, dim: int, place: int, num_classes: int) -> ClassShar
     chunk = -(-num_classes // len(ranks))
     offset = min(num_classes, place * chunk)
     size = min(chunk, num_classes - offset)
-    return ClassShard(min(ranks), place, len(ranks), offset, size, num_classes)
+    return ClassShard(min(ranks), offset, size, num_classes)
 
 
 def _beside(tensor: Tensor | None, spread: Any, axis: int | None) -> Tensor | None:

@@ -28,7 +28,7 @@ def split_rows(placed: Placed, *, class_dim: int = -1, ignore_index: int | None 
 
     Examples:
         >>> from logitwatch.functional.sharded_rows import ClassShard
-        >>> shard = ClassShard(group=0, place=1, shards=2, offset=1, size=1, num_classes=2)
+        >>> shard = ClassShard(group=0, offset=1, size=1, num_classes=2)
         >>> rows = split_rows(Placed(torch.tensor([[3.0]]), torch.tensor([1]), None, True, shard))
         >>> rows.logits, rows.valid, rows.high
         (tensor([[3.]]), tensor([True]), tensor([3.]))

@@ -16,16 +16,12 @@ class ClassShard(NamedTuple):
 
     Attributes:
         group: The lowest global rank of those that hold the other classes of the same rows.
-        place: Place of this shard among them, in the order of classes.
-        shards: How many shards there are.
         offset: Index of the first class of this shard among all.
         size: How many classes this shard has; may be 0.
         num_classes: Number of classes of the whole row.
     """
 
     group: int
-    place: int
-    shards: int
     offset: int
     size: int
     num_classes: int

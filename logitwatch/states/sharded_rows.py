@@ -63,7 +63,7 @@ class ShardedRows:
         >>> z, y = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
         >>> whole = ShardedRows.empty(ranks=2, capacity=4)
         >>> for i, half in enumerate(z.split(1, 1)):
-        ...     shard = ClassShard(group=0, place=i, shards=2, offset=i, size=1, num_classes=2)
+        ...     shard = ClassShard(group=0, offset=i, size=1, num_classes=2)
         ...     seen = SplitRows(shard, half, y, y != -100, half.amax(1), half.amin(1))
         ...     whole = whole.merge(ShardedRows.of(seen, rank=i, ranks=2, capacity=4, seed=0))
         >>> found = whole.assembled()
@@ -73,7 +73,7 @@ class ShardedRows:
 
     rows: Tensor = summed()  # float64 [ranks, capacity, COLUMNS], by falling key
     counts: Tensor = summed()  # int64 [ranks, 4]
-    layout: Tensor = maximised()  # int64 [ranks, 7]: `ClassShard`, the group counted from 1, and whether with targets
+    layout: Tensor = maximised()  # int64 [ranks, 5]: `ClassShard`, the group counted from 1, and whether with targets
     extrema: Extrema = nested()
 
     @classmethod
@@ -138,7 +138,7 @@ class ShardedRows:
             rows=RowStatistics(*map(torch.cat, zip(*parts, strict=True))),
             targets=sample[:, TARGET].long() if with_targets else None,
             valid=sample[:, VALID] == 1,
-            num_classes=int(self.layout[:, 5].max()),
+            num_classes=int(self.layout[:, 3].max()),
             counts=counts,
             extrema=self.extrema,
             lost=lost,
@@ -162,15 +162,10 @@ class ShardedRows:
         return torch.stack([rows[torch.isin(rows[:, KEY], common)] for rows in held]), most - len(common)
 
     def _complete(self, slots: Tensor) -> bool:
-        """Whether the shards of a group are all there and side by side make the classes."""
-        _, place, shards, offset, size, num_classes, _ = self.layout[slots].unbind(1)
+        """Whether the shards of a group, side by side, make the classes."""
+        _, offset, size, num_classes, _ = self.layout[slots].unbind(1)
         ends = size.cumsum(0)
-        return bool(
-            (shards == len(slots)).all()
-            and torch.equal(place, torch.arange(len(slots), device=place.device))
-            and torch.equal(offset, ends - size)
-            and (num_classes == ends[-1]).all()
-        )
+        return bool(torch.equal(offset, ends - size) and (num_classes == ends[-1]).all())
 
     def _count(self, slots: Tensor, sample: Tensor, whole: RowStatistics) -> Tensor:
         """Row counts of a group: of the sample if it is every row, else of the shard with the most non-finite rows."""
@@ -179,8 +174,7 @@ class ShardedRows:
         if counts[SEEN] != len(sample):
             return counts
         valid, finite = sample[:, VALID] == 1, whole.finite
-        layout = self.layout[slots[0]]
-        bad = valid & _outside(sample[:, TARGET], int(layout[5])) & bool(layout[-1])
+        bad = valid & _outside(sample[:, TARGET], int(self.layout[slots[0], 3]))
         return torch.stack((counts[SEEN], (~finite).sum(), (finite & ~valid).sum(), (finite & bad).sum()))
 
 

@@ -21,7 +21,7 @@ CAPACITY = 64
 
 
 def test_what_is_read_has_no_graph_and_counts_what_the_mask_and_the_targets_say():
-    shard = ClassShard(group=0, place=0, shards=2, offset=0, size=2, num_classes=4)
+    shard = ClassShard(group=0, offset=0, size=2, num_classes=4)
     z = torch.tensor([[1.0, -torch.inf], [torch.nan, 0.0], [2.0, 3.0]], requires_grad=True)
     y, mask = torch.tensor([3, -100, 0]), torch.tensor([True, True, False])
     seen = split_rows(Placed(z, y, mask, True, shard))
@@ -35,14 +35,14 @@ def test_what_is_read_has_no_graph_and_counts_what_the_mask_and_the_targets_say(
 
 def test_classes_in_the_middle_become_the_last_axis():
     z, y = batch(2, 3, classes=4)
-    shard = ClassShard(group=0, place=0, shards=2, offset=0, size=4, num_classes=8)
+    shard = ClassShard(group=0, offset=0, size=4, num_classes=8)
     seen = split_rows(Placed(z.mT, y, None, True, shard), class_dim=1)
     assert torch.equal(seen.logits, z.reshape(-1, 4))
     assert torch.equal(seen.targets, y.reshape(-1))
 
 
 def test_a_shard_without_a_class_has_rows():
-    shard = ClassShard(group=0, place=3, shards=4, offset=3, size=0, num_classes=3)
+    shard = ClassShard(group=0, offset=3, size=0, num_classes=3)
     for shape, class_dim in (((5, 0), -1), ((5, 0), 1), ((1, 0, 5), 1)):
         seen = split_rows(Placed(torch.empty(shape), torch.zeros(5).long(), None, True, shard), class_dim=class_dim)
         assert seen.logits.shape == (5, 0)
@@ -51,7 +51,7 @@ def test_a_shard_without_a_class_has_rows():
 
 
 def test_targets_of_another_number_of_rows_are_refused():
-    shard = ClassShard(group=0, place=0, shards=2, offset=0, size=2, num_classes=4)
+    shard = ClassShard(group=0, offset=0, size=2, num_classes=4)
     with pytest.raises(ValueError, match="do not belong together"):
         split_rows(Placed(torch.zeros(3, 2), torch.zeros(6).long(), None, True, shard))
 

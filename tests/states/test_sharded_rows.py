@@ -29,9 +29,7 @@ def look(z: Tensor, y: Tensor | None, place: int, *, shards: int = 2, group: int
     valid = torch.ones(len(z), dtype=torch.bool, device=z.device) if y is None else y != IGNORE_INDEX
     some = own if own.shape[1] else torch.full((len(z), 1), -torch.inf)
     low = some.masked_fill(some == -torch.inf, torch.inf).amin(1)
-    return SplitRows(
-        ClassShard(group, place, shards, offset, own.shape[1], z.shape[1]), own, y, valid, some.amax(1), low
-    )
+    return SplitRows(ClassShard(group, offset, own.shape[1], z.shape[1]), own, y, valid, some.amax(1), low)
 
 
 def of(seen: SplitRows, rank: int, *, seed: int = 0, capacity: int = CAPACITY) -> ShardedRows:
@@ -161,17 +159,35 @@ def test_counts_of_more_rows_are_those_of_the_shard_with_the_most_nonfinite_ones
 def test_rows_known_to_be_nonfinite_take_no_part_in_the_extremes() -> None:
     z, y = batch(4)
     z[0, 0], z[0, 1] = torch.nan, 1e6
-    z[1, 2] = -torch.inf
-    assert two_groups([(z, y)], []).extrema.maximum.item() == z[1:].max().item()
+    z[1, 0], z[1, 1] = torch.inf, -1e6
+    z[2, 2] = -torch.inf
+    finite = torch.cat((z[:2, 2], z[2, :2], z[3]))
+    extrema = two_groups([(z, y)], []).extrema
+    assert (extrema.maximum.item(), extrema.minimum.item()) == (finite.max().item(), finite.min().item())
+
+
+def test_a_row_without_a_class_in_one_shard_is_not_counted_as_nonfinite() -> None:
+    z, y = batch(50)
+    z[:, 2] = -torch.inf
+    found = two_groups([(z, y)], [])
+    assert found.counts.tolist() == [50, 0, 0, 0]
+    assert found.rows.finite.all()
+
+
+def test_classes_may_run_against_the_order_of_ranks() -> None:
+    z, y = batch(5)
+    assert_rows_of(reduced(of(look(z, y, 1), rank=0), of(look(z, y, 0), rank=3)).assembled(), z, y)
 
 
 def test_more_ranks_than_classes() -> None:
     z, y = batch(5, classes=3)
     states = [of(look(z, y, place, shards=RANKS), rank=place) for place in range(RANKS)]
-    assert states[3].layout[3].tolist() == [1, 3, 4, 3, 0, 3, 1]
+    assert states[3].layout[3].tolist() == [1, 3, 0, 3, 1]
     found = reduced(*states).assembled()
     assert_rows_of(found, z, y)
     assert found.lost == 0
+    # The one without a class is not missed.
+    assert_rows_of(reduced(*states[:3]).assembled(), z, y)
 
 
 def test_without_targets_there_are_none() -> None:

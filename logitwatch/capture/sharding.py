@@ -127,8 +127,9 @@ def local_rows(
         return logits, targets, mask
     if placed.shard is not None:
         raise ValueError(
-            f"logits must have whole rows on each rank, got {placed.shard.size} of {placed.shard.num_classes} classes; "
-            "gather a few rows and hand them over: logitwatch.observe(logits[:64].full_tensor(), targets[:64])"
+            f"logits must have whole rows on each rank, got classes on axis {class_dim % logits.ndim} and "
+            f"{getattr(logits, 'placements', None)}; gather a few rows and hand them over: "
+            "logitwatch.observe(logits[:64].full_tensor(), targets[:64])"
         )
     keep = None if placed.counted else 0
     z, y, m = (None if t is None else t[:keep] for t in placed[:3])

@@ -24,6 +24,7 @@ from logitwatch.capture.criteria import Call
 from logitwatch.capture.look import Look
 from logitwatch.capture.observation import Observation
 from logitwatch.capture.tap import Tap
+from logitwatch.functional.sharded_rows import SplitRows
 from logitwatch.sinks.readings import Reading, Scalars, Text
 from logitwatch.states.protocol import State
 
@@ -48,7 +49,7 @@ class Session:
         self.faults = Faults()
         self.witness = Witness(self.tap)
         self.outlet = Outlet(trainer, self.faults)
-        self.windows = Windows(self.faults)
+        self.windows = Windows(self.faults, module)
         self.pace = Pace(lambda: module.device)
         # The report on its way out: its step, whose windows it has, what they say. Set in one store, so never half.
         self._leaving: tuple[int, list[Reporter], list[Reading]] | None = None
@@ -78,13 +79,13 @@ class Session:
             step = self.trainer.global_step
             if stage == "train":
                 if self.pace.turned_back(step):
-                    self.windows = Windows(self.faults)
+                    self.windows = Windows(self.faults, self.module)
                 if self.pace.cadence is None:
                     self._start_cadence()
                 if not self.pace.due(step):
                     return None
             look = Look(stage, int(args[2] if len(args) > 2 else kwargs.get("dataloader_idx", 0)))
-            look.step = step
+            look.step, look.number = step, self.windows.split.number(step)
             return look
         except Exception:
             self.faults.note("cadence")
@@ -188,31 +189,51 @@ class Session:
     @torch.no_grad()
     def _absorb(self, look: Look) -> None:
         """Make observations of a look and merge what each monitor makes of them."""
-        seen: list[tuple[Call, Observation]] = []
+        seen: list[tuple[Call, Observation | SplitRows]] = []
         for call in look.calls(self.tap.requested):
             if not seen:  # the rows drawn of a step are the same whatever was drawn before: after a resume, too
                 self.tap.generator(call.logits.device).manual_seed(look.step)
-            observation = self.faults.attempt("capture", self.tap.observation, look, call, otherwise=None)
-            if observation is not None:
-                seen.append((call, observation))
-        primary = seen[0][1].source if seen else None
+            found = self.faults.attempt("capture", self.tap.captured, look, call, otherwise=None)
+            if found is not None:
+                seen.append((call, found))
+        primary = seen[0][0].source if seen else None
         followed = {monitor.source or primary for monitor in self.monitors}
         self.witness.testify(look, seen, followed)
         training = self.pace.cadence if look.stage == "train" else None
-        histograms = training is None or training.histograms
         rows = sampled = 0
-        for call, observation in seen:
-            sample = observation if training is None else observation.sample(training.rows)
-            if observation.source == primary:
-                rows, sampled = rows + observation.num_rows, sampled + sample.num_rows
-            terms = (call.lent or {}).get("terms")
-            for monitor in self.monitors:
-                place = type(monitor).__name__
-                if observation.source == (monitor.source or primary) and self.faults.armed(place):
-                    summary = partial(monitor.summary, observation, sample, terms, histograms=histograms)
-                    self.faults.attempt(place, self._gather, monitor, look, summary, otherwise=None)
+        for call, found in seen:
+            if isinstance(found, SplitRows):
+                kept = self._keep(look, call, found, primary)
+            else:
+                kept = self._summarise(look, call, found, primary, training)
+            if call.source == primary:
+                rows, sampled = rows + found.num_rows, sampled + kept
         if training is not None and rows:
             self.pace.ledger.looked(rows=rows, sampled=sampled)
+
+    def _summarise(
+        self, look: Look, call: Call, observation: Observation, primary: str | None, training: Cadence | None
+    ) -> int:
+        """Merge what each monitor that follows a call makes of it; gives of how many rows the distribution is taken."""
+        sample = observation if training is None else observation.sample(training.rows)
+        histograms = training is None or training.histograms
+        terms = (call.lent or {}).get("terms")
+        for monitor in self.monitors:
+            place = type(monitor).__name__
+            if call.source == (monitor.source or primary) and self.faults.armed(place):
+                summary = partial(monitor.summary, observation, sample, terms, histograms=histograms)
+                self.faults.attempt(place, self._gather, monitor, look, summary, otherwise=None)
+        return sample.num_rows
+
+    def _keep(self, look: Look, call: Call, rows: SplitRows, primary: str | None) -> int:
+        """Keep this rank's shards of the rows of a call until the next report; gives how many."""
+        asked = dict.fromkeys(m.source for m in self.monitors if call.source == (m.source or primary))
+        where = look.stage, look.loader
+        kept = (
+            self.faults.attempt("capture", self.windows.split.add, rows, *where, name, look.number, otherwise=0)
+            for name in asked
+        )
+        return max(kept, default=0)
 
     def _gather(self, monitor: Reporter, look: Look, summary: Callable[[], State | None]) -> None:
         self.windows.add(monitor, look.stage, look.loader, summary())

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from logitwatch.callbacks.faults import Faults
-from logitwatch.callbacks.reduction import alike, reduced
+from logitwatch.callbacks.reduction import alike, is_first_rank, reduced
 from logitwatch.callbacks.reporter import Reporter
-from logitwatch.states.protocol import Packed, State, pack, unpack
+from logitwatch.callbacks.split_windows import SplitWindows
+from logitwatch.states.protocol import Packed, State, pack, to_device, unpack
 
 __all__ = ["Windows", "plain_state"]
 
@@ -26,10 +27,15 @@ class Windows:
 
     Args:
         faults: Where what fails is counted.
+        module: What is trained; see `SplitWindows`.
+
+    Attributes:
+        split: Rows whose classes are split over ranks, which only all ranks together can tell anything of.
     """
 
-    def __init__(self, faults: Faults | None = None) -> None:
+    def __init__(self, faults: Faults | None = None, module: Any = None) -> None:
         self._faults = faults or Faults()
+        self.split = SplitWindows(module, self._faults)
         self._states: dict[tuple[str, str, int], State] = {}
         self._empty: list[tuple[Reporter, State]] | None = None
 
@@ -55,6 +61,8 @@ class Windows:
     ) -> tuple[dict[tuple[Reporter, int], State], list[State]]:
         """The windows of a stage over all ranks, on the CPU. Order and sizes are the same on every rank.
 
+        What all ranks together tell of split rows is in the window of the first rank from then on.
+
         Args:
             monitors: Whose windows, equal on all ranks.
             stage: Which stage.
@@ -69,10 +77,21 @@ class Windows:
         keys = [(monitor, loader) for monitor, _ in known for loader in range(loaders)]
         states = [self._states.get((monitor.state_key, stage, loader)) for monitor, loader in keys]
         empty = [nothing for _, nothing in known for _ in range(loaders)]
+        also = [*also, *(split := self.split.on_their_way(monitors, stage, loaders, device))]
         states += [state for state, _ in also]
         empty += [nothing for _, nothing in also]
         whole = reduced(states, empty, device, self._faults)
-        return dict(zip(keys, whole, strict=False)), whole[len(keys) :]
+        windows, rest = dict(zip(keys, whole, strict=False)), whole[len(keys) :]
+        rest, parts = rest[: len(also) - len(split)], rest[len(also) - len(split) :]
+        for (monitor, loader), state in self.split.joined(parts, monitors, stage, loaders).items():
+            window = windows.get((monitor, loader))
+            if window is not None:
+                place = type(monitor).__name__
+                windows[monitor, loader] = self._faults.attempt(place, window.merge, state, otherwise=window)
+                if is_first_rank():
+                    self.add(monitor, stage, loader, to_device(state, device))
+        self.split.clear(stage)
+        return windows, rest
 
     def saved(self, monitor: Reporter) -> dict[str, Any]:
         """The training window of a monitor on this rank as plain tensors for a checkpoint."""

@@ -14,6 +14,7 @@ from logitwatch.capture.look import Level, Look
 from logitwatch.capture.observation import Observation
 from logitwatch.capture.proof import Proof, prove
 from logitwatch.capture.tap import SILENT_LOOKS, Tap
+from logitwatch.functional.sharded_rows import SplitRows
 from logitwatch.sinks.readings import Text
 
 __all__ = ["Witness"]
@@ -41,7 +42,9 @@ class Witness:
         self._missed: Counter[tuple[str, str]] = Counter()
         self._untold: dict[str, list[_Statement]] = {}
 
-    def testify(self, look: Look, seen: Sequence[tuple[Call, Observation]], followed: Collection[str | None]) -> None:
+    def testify(
+        self, look: Look, seen: Sequence[tuple[Call, Observation | SplitRows]], followed: Collection[str | None]
+    ) -> None:
         """Note what is to be told of this look: a proof at the first capture, nothing afterwards.
 
         No number is read back to the host and no logits are kept. What can be said without a number, that nothing was
@@ -106,9 +109,12 @@ class Witness:
         return new
 
 
-def _statement(look: Look, call: Call, observation: Observation, note: str) -> _Statement:
+def _statement(look: Look, call: Call, observation: Observation | SplitRows, note: str) -> _Statement:
     shape = f"{tuple(call.logits.shape)} {str(call.logits.dtype).removeprefix('torch.')}"
     words = f"Watching `{call.source}` in {look.stage}: logits {shape}, {observation.num_rows} rows"
+    if isinstance(observation, SplitRows):  # the loss would need other ranks
+        split = f"{words}, their classes split over ranks: a random sample of the rows is put together at each report"
+        return _Statement(look.step, split, None, None, note)
     return _Statement(look.step, words, prove(call, observation), _loss(look.result), note)
 
 

@@ -33,13 +33,15 @@ class Look:
     """Collects the calls of one step. Holds references, not copies, and only until the step is over.
 
     Attributes:
+        step: Optimizer steps taken before.
+        number: The same on all ranks, and another one for each look.
         heard: The best level at which the function mode saw anything; hooks are not asked for it.
     """
 
     def __init__(self, stage: str, loader: int = 0) -> None:
         self.stage = stage
         self.loader = loader
-        self.step = 0
+        self.step = self.number = 0
         self.result: Any = None
         self.heard: Level | None = None
         self._calls: dict[Level, list[Call]] = {level: [] for level in Level}

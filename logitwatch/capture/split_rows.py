@@ -16,7 +16,7 @@ __all__ = ["split_rows", "whole_observation"]
 
 
 def split_rows(placed: Placed, *, class_dim: int = -1, ignore_index: int | None = -100) -> SplitRows:
-    """The rows of a call whose classes are split, as a look keeps them.
+    """The rows of a call whose classes are split, as a look keeps them; none where another rank counts them.
 
     Args:
         placed: This rank's part, with a shard.
@@ -40,8 +40,11 @@ def split_rows(placed: Placed, *, class_dim: int = -1, ignore_index: int | None 
         shape[class_dim] = 1
         logits = torch.full(shape, -torch.inf, device=logits.device)
     seen = Observation.of(logits, placed.targets, class_dim=class_dim, ignore_index=ignore_index, mask=placed.mask)
-    rows = seen.logits[:, : placed.shard.size]
-    return SplitRows(placed.shard, rows, seen.targets, seen.valid, *seen.extremes)
+    keep = None if placed.counted else 0
+    targets = None if seen.targets is None else seen.targets[:keep]
+    high, low = seen.extremes
+    rows = seen.logits[:keep, : placed.shard.size]
+    return SplitRows(placed.shard, rows, targets, seen.valid[:keep], high[:keep], low[:keep])
 
 
 def whole_observation(

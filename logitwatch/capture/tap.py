@@ -23,6 +23,9 @@ from logitwatch.capture.hooks import (
 )
 from logitwatch.capture.look import CriterionMode, Level, Look
 from logitwatch.capture.observation import Observation
+from logitwatch.capture.sharding import locate
+from logitwatch.capture.split_rows import split_rows
+from logitwatch.functional.sharded_rows import SplitRows
 
 __all__ = ["Listener", "Tap"]
 
@@ -117,6 +120,13 @@ class Tap:
         self.attached = False
         self.requested, self.criteria, self._lenders = set(), [], []
         self._best, self._listen, self._silent = {}, {}, {}
+
+    def captured(self, look: Look, call: Call) -> Observation | SplitRows:
+        """What a call of a look was about: an `observation`, or this rank's shards of rows whose classes are split."""
+        placed = locate(call.logits, call.targets, call.mask, class_dim=call.class_dim, binary=call.binary)
+        if placed is None or placed.shard is None:
+            return self.observation(look, call)
+        return split_rows(placed, class_dim=call.class_dim, ignore_index=call.ignore_index)
 
     def observation(self, look: Look, call: Call) -> Observation:
         """A call of a look as rows of logits; may raise where its shapes do not belong together."""

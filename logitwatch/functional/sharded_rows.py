@@ -37,6 +37,11 @@ class SplitRows(NamedTuple):
     high: Tensor  # [rows], largest logit of the shard; NaN or inf where it has such a one
     low: Tensor  # [rows], smallest present logit of the shard
 
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are, ignored ones included."""
+        return len(self.valid)
+
 
 class ShardPartials(NamedTuple):
     """All there is to know of one shard of each row, each ``[rows]`` in the accumulator type.

@@ -52,7 +52,7 @@ def test_a_shard_without_a_class_has_rows():
 
 def test_targets_of_another_number_of_rows_are_refused():
     shard = ClassShard(group=0, offset=0, size=2, num_classes=4)
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match="targets must be class indices of shape"):
         split_rows(Placed(torch.zeros(3, 2), torch.zeros(6).long(), None, True, shard))
 
 

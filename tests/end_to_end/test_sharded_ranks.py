@@ -101,6 +101,10 @@ def nobody():
     return []
 
 
+def suite():
+    return logitwatch.watch(**EVERY_ROW)
+
+
 @pytest.fixture(scope="module")
 def fsdp(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fsdp")
@@ -139,9 +143,19 @@ def test_ranks_of_sharded_parameters_know_the_same_bits_and_one_writes(fsdp):
     assert sum(record["kind"] == "header" for record in records(folder)) == 1
 
 
-def test_a_head_with_split_classes_trains(tmp_path):
-    ranks = on_ranks(tensor_parallel_main, RANKS, tmp_path, nobody)
-    for rank in ranks:
+@pytest.fixture(scope="module")
+def unwatched(tmp_path_factory):
+    return on_ranks(tensor_parallel_main, RANKS, tmp_path_factory.mktemp("unwatched"), nobody)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watched")
+    return folder, on_ranks(tensor_parallel_main, RANKS, folder, suite)
+
+
+def test_a_head_with_split_classes_trains(unwatched):
+    for rank in unwatched:
         assert rank["placements"] == {"(Shard(dim=1),)"}
         assert [len(z) for z, _ in rank["recorded"]["val"]] == [16, 16, 5]
         assert rank["collectives"] == []
@@ -149,7 +163,43 @@ def test_a_head_with_split_classes_trains(tmp_path):
         assert z.shape[1] == CLASSES
         # float32 sums of ten exponentials, in two halves
         assert rank["metrics"]["val_loss"] == pytest.approx(F.cross_entropy(z, y).item(), rel=1e-5)
-        for (one, _), (other, _) in zip(rank["recorded"]["train"], ranks[0]["recorded"]["train"], strict=True):
+        for (one, _), (other, _) in zip(rank["recorded"]["train"], unwatched[0]["recorded"]["train"], strict=True):
             assert torch.equal(one, other)
-    losses = [F.cross_entropy(z, y).item() for z, y in ranks[0]["recorded"]["train"]]
+    losses = [F.cross_entropy(z, y).item() for z, y in unwatched[0]["recorded"]["train"]]
     assert losses[-1] < losses[0]
+
+
+def test_split_classes_train_to_the_same_bits_when_watched(unwatched, watched):
+    for mine, theirs in zip(watched[1], unwatched, strict=True):
+        for stage in ("train", "val"):
+            pairs = zip(mine["recorded"][stage], theirs["recorded"][stage], strict=True)
+            assert all(torch.equal(z, other) for (z, _), (other, _) in pairs)
+        assert mine["metrics"]["val_loss"] == theirs["metrics"]["val_loss"]
+
+
+@pytest.mark.parametrize("stage", ["train", "val"])
+def test_the_numbers_of_split_classes_are_those_of_the_whole_rows(watched, stage):
+    folder, ranks = watched
+    z, y = joined(ranks[0]["recorded"][stage])
+    reported = last(folder)
+    assert reported[f"logits/{stage}/rows"] == len(z)
+    for name, value in expected_logits(z, y).items():
+        assert reported[f"logits/{stage}/{name}"] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    if stage == "val":  # training has fewer rows than a calibration window wants, until its end
+        for name, value in expected_calibration(z, y).items():
+            assert reported[f"calibration/{stage}/{name}"] == pytest.approx(value, rel=1e-5), name
+    assert reported["logitwatch/faults"] == 0
+    assert reported["logitwatch/coverage"] == 1
+
+
+def test_ranks_with_split_classes_know_the_same_bits_and_ask_alike(watched):
+    _, ranks = watched
+    assert ranks[0]["metrics"] == ranks[1]["metrics"]
+    assert ranks[0]["collectives"] == ranks[1]["collectives"]
+    assert any(name.startswith("logits/val") for name in ranks[0]["metrics"])
+
+
+def test_it_is_told_once_that_the_classes_are_split(watched):
+    texts = [r["markdown"] for r in records(watched[0]) if str(r.get("tag")).startswith("logitwatch/capture/train")]
+    assert len(texts) == 1
+    assert "their classes split over ranks" in texts[0]

@@ -27,7 +27,6 @@ class Outlet:
         self._trainer = trainer
         self._faults = faults
         self._lines: list[Courier | Messenger] | None = None
-        self._loggers: list[Any] = []
         self._dropped = 0
 
     @property
@@ -36,12 +35,10 @@ class Outlet:
         return self._dropped + sum(line.dropped for line in self._lines or [])
 
     def open(self) -> None:
-        """Find the sinks from the loggers; find them again where these were exchanged, as tuners do for a while."""
-        loggers = list(self._trainer.loggers) if self._trainer.is_global_zero else []
-        if self._lines is not None and loggers == self._loggers:
+        """Find the sinks from the loggers, once."""
+        if self._lines is not None:
             return
-        self.close()
-        self._lines, self._loggers = [], loggers
+        self._lines, loggers = [], list(self._trainer.loggers) if self._trainer.is_global_zero else []
         for logger in loggers:  # some name their folder only when their experiment exists
             self._faults.attempt(f"logger {type(logger).__name__}", getattr, logger, "experiment", None, otherwise=None)
         sinks = self._faults.attempt("opening of the sinks", _opened, loggers, otherwise=[])

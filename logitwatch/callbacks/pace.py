@@ -37,14 +37,6 @@ class Pace:
         self._step, self._step_start = -1, 0.0
         self._undisturbed = False  # whether the step under way is one whose time says what steps cost
 
-    def turned_back(self, step: int) -> bool:
-        """Whether a tuner tried something and put the Trainer back; then everything begins anew."""
-        if step >= self._step:
-            return False
-        self._step = -1
-        self.cadence, self.ledger, self._undisturbed = None, Ledger(self.now), False
-        return True
-
     def due(self, step: int) -> bool:
         """A training step begins: whether it is to be looked at."""
         assert self.cadence is not None

@@ -74,12 +74,11 @@ class Session:
     def wants(self, stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Look | None:
         """See `Listener.wants`."""
         try:
-            if self.trainer.sanity_checking:
+            # Lightning's tuners take the callbacks away from the Trainer while they try something.
+            if self.trainer.sanity_checking or self.monitors[-1] not in self.trainer.callbacks:
                 return None
             step = self.trainer.global_step
             if stage == "train":
-                if self.pace.turned_back(step):
-                    self.windows = Windows(self.faults, self.module)
                 if self.pace.cadence is None:
                     self._start_cadence()
                 if not self.pace.due(step):

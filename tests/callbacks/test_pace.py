@@ -36,18 +36,6 @@ def test_a_frozen_cadence_is_not_timed():
     assert [subject.due(step) for step in range(6)] == [True, False, False, False, False, True]
 
 
-def test_a_trainer_put_back_begins_anew():
-    subject = pace(every_n_steps=2)
-    for step in range(5):
-        assert not subject.turned_back(step)
-        subject.due(step)
-    ledger = subject.ledger
-    assert subject.turned_back(1)
-    assert subject.cadence is None
-    assert subject.ledger is not ledger
-    assert not subject.turned_back(1)
-
-
 def test_on_a_cpu_it_is_the_thread_that_is_timed():
     subject = pace()
     before = subject.now()

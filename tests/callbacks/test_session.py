@@ -23,11 +23,15 @@ class Stub:
     sanity_checking, is_global_zero = False, True
     loggers = ()
 
+    def __init__(self, *monitors):
+        self.callbacks = list(monitors)
+
 
 @pytest.fixture
 def joined():
     """A session of two monitors, let go afterwards."""
-    stub, subject, monitors = Stub(), model(L), logitwatch.watch(every_n_steps=2)
+    subject, monitors = model(L), logitwatch.watch(every_n_steps=2)
+    stub = Stub(*monitors)
     sessions = [Session.join(stub, subject, monitor) for monitor in monitors]
     yield stub, subject, monitors, sessions[0]
     sessions[0].close()
@@ -70,6 +74,15 @@ def test_every_validation_step_is_looked_at_but_for_the_sanity_check(joined):
     assert session.wants("val", (1, 2), {}) is None
 
 
+def test_no_step_is_looked_at_while_the_callbacks_are_taken_away(joined):
+    stub, _, monitors, session = joined
+    stub.callbacks = []  # as a tuner does for its trials
+    assert [session.wants(stage, (1, 2), {}) for stage in ("train", "val")] == [None, None]
+    assert session.pace.cadence is None
+    stub.callbacks = monitors
+    assert session.wants("train", (1, 2), {}) is not None
+
+
 def test_a_fault_in_deciding_is_counted_and_no_look(joined, caplog):
     stub, _, _, session = joined
     stub.global_step = "not a number"
@@ -83,7 +96,7 @@ def test_the_smallest_cadence_and_budget_and_the_largest_number_of_rows_count(or
     monitors = [LogitMonitor(every_n_steps=4, rows=8, budget=0.05), CalibrationMonitor(every_n_steps=3, rows=99)][
         ::order
     ]
-    subject, stub = model(L), Stub()
+    subject, stub = model(L), Stub(*monitors)
     for monitor in monitors:
         session = Session.join(stub, subject, monitor)
     session.wants("train", (), {})

@@ -132,7 +132,7 @@ def test_on_another_device_no_number_is_read_at_all():
         loggers = ()
 
     subject, stub = model(L), Stub()
-    monitors = [
+    monitors = stub.callbacks = [
         logitwatch.LogitMonitor(every_n_steps=1, rows=10**9, on_fault="raise"),
         logitwatch.CalibrationMonitor(every_n_steps=1, rows=10**9, on_fault="raise"),
     ]

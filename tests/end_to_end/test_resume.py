@@ -166,7 +166,7 @@ def test_only_one_rank_takes_up_the_saved_window():
 
     class Rank:
         global_step, log_every_n_steps, sanity_checking, loggers = 0, 50, False, ()
-        is_global_zero = False
+        is_global_zero, callbacks = False, (monitor,)
 
     subject = model(L)
     session = Session.join(Rank(), subject, monitor)

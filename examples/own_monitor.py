@@ -49,10 +49,8 @@ class RankMonitor(Monitor):
         return Ranks(counted.sum(), (ranks * counted).sum())
 
     def readings(self, state: Ranks, tags: Tags, step: int) -> list[Reading]:
-        return [Scalars(values=self.headline(state, tags), step=step)]
-
-    def headline(self, state: Ranks, tags: Tags) -> dict[str, float]:
-        return {tags("ranks", "mean"): int(state.total) / int(state.count)} if state.count else {}
+        values = {tags("ranks", "mean"): int(state.total) / int(state.count)} if state.count else {}
+        return [Scalars(values=values, step=step)]
 
     def rows_in(self, state: Ranks) -> int:
         return int(state.count)

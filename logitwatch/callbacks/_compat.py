@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from logitwatch.sinks.readings import Reading, Scalars
 
 # Lightning skips a hook that is not callable; one that is there and does nothing costs 1 to 2 microseconds a step for
 # each callback, and there are six in a training step. The monitors see batches through the tap.
@@ -28,15 +31,16 @@ else:
         {"__doc__": "A Callback of every installed Lightning namespace.", **dict.fromkeys(UNUSED_HOOKS)},
     )
 
-__all__ = ["LightningCallback", "log_headline"]
+__all__ = ["LightningCallback", "log_scalars"]
 
 
-def log_headline(module: Any, values: dict[str, float], *, batch_size: int) -> None:
-    """Put epoch values where EarlyStopping and ModelCheckpoint look, and nowhere else: the sinks have them already.
+def log_scalars(module: Any, readings: Sequence[Reading], *, batch_size: int) -> None:
+    """Put the scalars of an epoch where EarlyStopping and ModelCheckpoint look, and nowhere else: sinks have them too.
 
     The values are equal on every rank, since the states behind them were reduced, so nothing is synchronised. A tag
     carries its data loader already, and Lightning refuses such a name unless it is told not to add one.
     """
     how = {"on_step": False, "on_epoch": True, "logger": False, "sync_dist": False, "add_dataloader_idx": False}
-    for tag, value in values.items():
-        module.log(tag, value, **how, batch_size=max(1, batch_size))
+    for reading in readings:
+        for tag, value in reading.values.items() if isinstance(reading, Scalars) else ():
+            module.log(tag, value, **how, batch_size=max(1, batch_size))

@@ -78,10 +78,6 @@ class CalibrationMonitor(Monitor):
         curve = reliability_reading(tags("calibration", "reliability"), sketch, step, num_bins=self.num_bins)
         return [Scalars(values=self._scalars(sketch, tags), step=step), curve]
 
-    def headline(self, state: State, tags: Tags) -> dict[str, float]:
-        """See `Monitor.headline`."""
-        return self._scalars(cast(CalibrationSketch, state), tags)
-
     def rows_in(self, state: State) -> int:
         """See `Monitor.rows_in`."""
         return int(cast(CalibrationSketch, state).count)

@@ -99,10 +99,6 @@ class LogitMonitor(Monitor):
         found = (histogram_reading(tags("logits", name), histogram, step) for name, histogram in drawn.items())
         return [Scalars(values=scalars, step=step), *(reading for reading in found if reading is not None)]
 
-    def headline(self, state: State, tags: Tags) -> dict[str, float]:
-        """See `Monitor.headline`."""
-        return {tags("logits", name): value for name, value in _scalars(cast(LogitSummary, state)).items()}
-
     def rows_in(self, state: State) -> int:
         """See `Monitor.rows_in`."""
         return int(cast(LogitSummary, state).seen)

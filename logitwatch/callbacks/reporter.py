@@ -18,7 +18,7 @@ __all__ = ["Reporter"]
 
 
 class Reporter(ABC):
-    """What one look is worth (`summary`), and how the merge of looks reads (`readings`, `headline`).
+    """What one look is worth (`summary`), and how the merge of looks reads (`readings`).
 
     Attributes:
         fewest_rows: Rows a training window must hold before it is reported; with fewer it goes on growing.
@@ -54,11 +54,10 @@ class Reporter(ABC):
 
     @abstractmethod
     def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
-        """What the merged state says; equal on every rank."""
+        """What the merged state says; equal on every rank.
 
-    @abstractmethod
-    def headline(self, state: State, tags: Tags) -> dict[str, float]:
-        """The epoch values that EarlyStopping and ModelCheckpoint may monitor."""
+        The scalars of an evaluation are also what EarlyStopping and ModelCheckpoint may monitor.
+        """
 
     @abstractmethod
     def rows_in(self, state: State) -> int:

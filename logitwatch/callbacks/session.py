@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from logitwatch.callbacks._compat import log_headline
+from logitwatch.callbacks._compat import log_scalars
 from logitwatch.callbacks.cadence import Cadence
 from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.ledger import Account
@@ -311,11 +311,11 @@ class Session:
             if rows == 0:
                 continue
             tags = self._tags(monitor, stage, loader)
-            readings += self._readings(monitor, state, tags, step)
+            said = self._readings(monitor, state, tags, step)
+            readings += said
             if stage != "predict":
-                place = f"{type(monitor).__name__}.headline"
-                values = self.faults.attempt(place, monitor.headline, state, tags, otherwise={})
-                log_headline(self.module, values, batch_size=int(min(rows, 2**53)))
+                log = partial(log_scalars, batch_size=int(min(rows, 2**53)))
+                self.faults.attempt(type(monitor).__name__, log, self.module, said, otherwise=None)
         self.outlet.write(readings, charged=False)  # time of validation is no time of steps
 
     def _on_save(self, checkpoint: dict[str, Any]) -> None:

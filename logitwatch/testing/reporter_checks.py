@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
@@ -30,7 +29,6 @@ __all__ = [
     "merged_parts_are_the_whole",
     "readings_carry_the_step_and_the_tags_they_are_given",
     "tags_are_distinct",
-    "the_headline_is_among_the_scalars",
 ]
 
 CPU = torch.device("cpu")
@@ -110,26 +108,12 @@ def every_tag_has_a_unit_or_a_meaning(factory: Factory) -> None:
         assert not unknown, f"nowhere described: {', '.join(unknown)}"
 
 
-def the_headline_is_among_the_scalars(factory: Factory) -> None:
-    """What `EarlyStopping` sees is what a dashboard shows."""
-    for monitor in _reporters(factory):
-        state, tags = _state(monitor), Tags("val", loader=1)
-        scalars: dict[str, float] = {}
-        for reading in monitor.readings(state, tags, 7):
-            scalars |= reading.values if isinstance(reading, Scalars) else {}
-        for tag, value in monitor.headline(state, tags).items():
-            assert tag in scalars, f"{tag} is in the headline alone"
-            same = value == scalars[tag] or (math.isnan(value) and math.isnan(scalars[tag]))
-            assert same, f"{tag} is {value} in the headline and {scalars[tag]} in the readings"
-
-
 def an_empty_state_can_be_read(factory: Factory) -> None:
     """It has no rows, and whatever is said of it is said without an exception."""
     for monitor in _reporters(factory):
         state, tags = monitor.empty(CPU), Tags("val")
         assert monitor.rows_in(state) == 0, f"of no rows it counts {monitor.rows_in(state)}"
         monitor.readings(state, tags, 0)
-        monitor.headline(state, tags)
 
 
 def _reporters(factory: Factory) -> Iterator[Any]:
@@ -212,6 +196,5 @@ REPORTER_CHECKS = (
     readings_carry_the_step_and_the_tags_they_are_given,
     tags_are_distinct,
     every_tag_has_a_unit_or_a_meaning,
-    the_headline_is_among_the_scalars,
     an_empty_state_can_be_read,
 )

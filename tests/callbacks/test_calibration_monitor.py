@@ -46,7 +46,6 @@ def test_the_numbers_are_those_of_the_sketch():
     for name in ("brier_score", "nll", "accuracy"):
         assert values[f"calibration/test/{name}"] == getattr(sketch, name)().item()
     assert values["calibration/test/confidence"] == sketch.mean_confidence().item()
-    assert monitor.headline(state, Tags("test")) == values
     assert monitor.rows_in(state) == 197
     assert (int(state.ignored), int(state.nonfinite), int(state.bad_target)) == (1, 1, 1)
 
@@ -81,7 +80,7 @@ def test_yes_or_no_logits_are_two_classes():
     z = torch.tensor([[2.0, -1.0], [0.5, 3.0]])
     state = state_of(monitor, Observation.of(z, torch.tensor([[1.0, 1.0], [0.0, 1.0]]), binary=True))
     assert monitor.rows_in(state) == 4
-    assert monitor.headline(state, Tags("val"))["calibration/val/accuracy"] == 0.5
+    assert monitor.readings(state, Tags("val"), 0)[0].values["calibration/val/accuracy"] == 0.5
 
 
 def test_a_number_of_bins_below_one_is_refused():

@@ -80,7 +80,7 @@ def watch():
 
 def in_trouble(rank, folder):
     results = {"alone": fit(folder, "alone", []), "clean": fit(folder, "clean", watch())}
-    for method in ("summary", "readings", "headline", "empty", "rows_in"):
+    for method in ("summary", "readings", "empty", "rows_in"):
         results[method] = fit(folder, method, [Fails(method, 1), logitwatch.CalibrationMonitor(every_n_steps=1)])
     results["silent"] = fit(folder, "silent", watch(), step=silent_step)
     results["silent alone"] = fit(folder, "silent alone", [], step=silent_step)
@@ -101,7 +101,7 @@ def run(tmp_path_factory):
 
 
 WATCHED = [
-    *("clean", "summary", "readings", "headline", "empty", "rows_in", "nan"),
+    *("clean", "summary", "readings", "empty", "rows_in", "nan"),
     *(f"chaos {seed}" for seed in range(20)),
 ]
 
@@ -142,7 +142,7 @@ def test_a_report_is_one_sum_and_one_max_and_nothing_else_is_communicated(run):
     assert agreements == [((4,), "torch.int64"), ((2,), "torch.int64")]
 
 
-@pytest.mark.parametrize("method", ["summary", "readings", "headline", "empty", "rows_in"])
+@pytest.mark.parametrize("method", ["summary", "readings", "empty", "rows_in"])
 def test_a_fault_of_one_rank_is_counted_there_and_reported_by_the_other(run, method):
     folder, ranks = run
     assert ranks[0][method]["faults"] == 0

@@ -49,9 +49,6 @@ class Good(Monitor):
     def readings(self, state, tags, step):
         return [Scalars(values=self.values(state, tags), step=step)]
 
-    def headline(self, state, tags):
-        return self.values(state, tags)
-
     def rows_in(self, state):
         return int(state.count)
 
@@ -326,16 +323,6 @@ class Undescribed(Good):
         return {**super().values(state, tags), tags("mine", "number"): 1.0}
 
 
-class OtherNews(Good):
-    def headline(self, state, tags):
-        return {tag: value + 1 for tag, value in super().headline(state, tags).items()}
-
-
-class MoreNews(Good):
-    def headline(self, state, tags):
-        return {**super().headline(state, tags), tags("logits", "std"): 1.0}
-
-
 class Divides(Good):
     def readings(self, state, tags, step):
         rows = int(state.count) if step == 0 else 1
@@ -393,8 +380,6 @@ MUTANTS = [
     Mutant("readings carry the step and the tags they are given", OneStage, "expected family/train/<quantity>"),
     Mutant("tags are distinct", Twice, "said twice: logits/val/max, logits/val/mean"),
     Mutant("every tag has a unit or a meaning", Undescribed, "nowhere described: mine/val/number"),
-    Mutant("the headline is among the scalars", OtherNews, "in the headline and"),
-    Mutant("the headline is among the scalars", MoreNews, "in the headline alone"),
     Mutant("an empty state can be read", Divides, "ZeroDivisionError"),
     Mutant("an empty state can be read", CountsOneMore, "of no rows it counts 1"),
 ]

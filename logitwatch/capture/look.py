@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch._dynamo.eval_frame import skip_code
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from logitwatch.capture.criteria import FUNCTIONS, Call, Lender, read_function, read_module
+from logitwatch.capture.explicit import explicit_call, observe
 
 __all__ = ["CriterionMode", "Level", "Look"]
 
@@ -113,24 +115,35 @@ class CriterionMode(TorchFunctionMode):
 
     Compiled code traces the body of this mode. There a list that grows would compile anew at each step, as its length
     is guarded, so calls seen while compiling are kept as a chain, each with those before it. It is read when the step
-    is over and before backward. Of our losses compiled code shows the criterion of torch they call, if they do.
+    is over and before backward.
+
+    Args:
+        look: Where calls are noted.
+        lenders: Our losses that have a name.
     """
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, lenders: Mapping[str, Lender] | None = None) -> None:
         super().__init__()
         self._look = look
+        self._lenders = lenders or {}
         self._kept: Any = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        compiling = torch.compiler.is_compiling()
+        if func is observe:
+            self._kept = (func, args, kwargs, None, self._kept)
+            return None
+        called = func
         if getattr(func, "__name__", "") == "__call__":
-            return self._borrow(func, args, kwargs)
+            if not compiling:
+                return self._borrow(func, args, kwargs)
+            called = args[0]
         result = func(*args, **kwargs)
-        if func in FUNCTIONS:
-            if torch.compiler.is_compiling():
-                self._kept = (func, args, kwargs, result, self._kept)
-            else:
-                self._see(func, args, kwargs, result)
+        if compiling and (called is not func or func in FUNCTIONS):
+            self._kept = (called, args, kwargs, result, self._kept)
+        elif func in FUNCTIONS:
+            self._see(func, args, kwargs, result)
         return result
 
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
@@ -156,7 +169,7 @@ class CriterionMode(TorchFunctionMode):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
     def _see_ours(self, loss: Any, *call: Any) -> None:
-        self._look.hear(Level.LOSS, read_module, type(loss).__name__, loss, *call)
+        self._look.hear(Level.LOSS, read_module, self._name(loss), loss, *call)
 
     def leave(self) -> None:
         """Take this mode off the stack, whatever is above it and whether or not it got there, and read what it kept."""
@@ -176,8 +189,17 @@ class CriterionMode(TorchFunctionMode):
         while kept is not None:
             *call, kept = kept
             calls.append(call)
-        for call in reversed(calls):
-            self._look.hear(Level.FUNCTION, self._unseen, *call)
+        for called, args, kwargs, result in reversed(calls):
+            if called is observe:
+                self._look.hear(Level.EXPLICIT, partial(explicit_call, *args, **kwargs))
+            elif called in FUNCTIONS:
+                self._look.hear(Level.FUNCTION, self._unseen, called, args, kwargs, result)
+            elif isinstance(called, Lender):
+                self._look.hear(Level.LOSS, read_module, self._name(called), called, args[1:], kwargs, result)
+
+    def _name(self, loss: Any) -> str:
+        """The qualified name of a submodule, else the name of its class."""
+        return next((name for name, lender in self._lenders.items() if lender is loss), type(loss).__name__)
 
     def _unseen(self, func: Any, args: Any, kwargs: Any, result: Any) -> Call | None:
         call = read_function(func, args, kwargs, result)

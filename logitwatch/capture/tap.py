@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -71,7 +72,7 @@ class Tap:
         self._running = False
         self.requested: set[str] = set()
         self._undo: list[Callable[[], None]] = []
-        self._lenders: list[Lender] = []
+        self._lenders: dict[str, Lender] = {}
         self._best: dict[str, Level | None] = {}
         self._listen: dict[str, bool] = {}
         self._silent: dict[str, int] = {}
@@ -105,7 +106,7 @@ class Tap:
             return
         self.attached = True
         self.criteria = list(criteria)
-        self._lenders = [criterion for criterion in criteria.values() if isinstance(criterion, Lender)]
+        self._lenders = {name: criterion for name, criterion in criteria.items() if isinstance(criterion, Lender)}
         for name, criterion in criteria.items():
             self._hook(criterion, self._on_criterion(name, lends=isinstance(criterion, Lender)))
         for step, stage in STAGES.items():
@@ -118,7 +119,7 @@ class Tap:
             self._undo.pop()()
         self.listener = self._look = None
         self.attached = False
-        self.requested, self.criteria, self._lenders = set(), [], []
+        self.requested, self.criteria, self._lenders = set(), [], {}
         self._best, self._listen, self._silent = {}, {}, {}
 
     def captured(self, look: Look, call: Call) -> Observation | SplitRows:
@@ -198,12 +199,12 @@ class Tap:
     def _begin(self, look: Look, undo: contextlib.ExitStack) -> None:
         undo.callback(setattr, self, "_look", None)
         self._look = look
-        for lender in self._lenders:
+        for lender in self._lenders.values():
             if look.lend(lender, {}):
                 undo.callback(look.lend, lender, None)
-        undo.enter_context(receiving(lambda call: look.note(Level.EXPLICIT, lambda: call)))
+        undo.enter_context(receiving(partial(look.note, Level.EXPLICIT)))
         if self._needs_mode(look.stage):
-            mode = CriterionMode(look)
+            mode = CriterionMode(look, self._lenders)
             undo.callback(mode.leave)
             mode.__enter__()  # type: ignore[no-untyped-call, unused-ignore]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function
 
 __all__ = ["LogitLoss", "LossSum", "evaluate"]
 
@@ -54,8 +54,9 @@ class LogitLoss(nn.Module, ABC):
 
         So a loss is seen by the monitors also where it is no submodule of the model.
         """
-        # Asked of None, the test is of the mode alone: what type the logits are makes no difference here.
-        if has_torch_function_unary(None):
+        # `has_torch_function` is of the types of arguments too, which make no difference here, and under torch.compile
+        # of nothing else.
+        if torch._C._is_torch_function_mode_enabled():
             told: Tensor = handle_torch_function(LogitLoss.__call__, (), self, logits, targets)
             return told
         value: Tensor = super().__call__(logits, targets)

@@ -1,4 +1,5 @@
 import contextlib
+from functools import partial
 
 import pytest
 import torch
@@ -6,7 +7,11 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from logitwatch.capture.criteria import Call
+from logitwatch.capture.explicit import observe, receiving
 from logitwatch.capture.look import CriterionMode, Level, Look
+from logitwatch.losses.cross_entropy import CrossEntropyLoss
+from logitwatch.losses.logit_norm import LogitNormLoss
+from logitwatch.losses.penalties import ZLoss
 
 Z, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1])
 
@@ -145,3 +150,51 @@ def test_what_cannot_be_read_is_raised_where_calls_are_read_and_not_in_the_step(
     look.note(Level.CRITERION, unreadable, "criterion")
     with pytest.raises(AttributeError, match="no such option"):
         look.calls()
+
+
+def two_calls(z):
+    return F.cross_entropy(2 * z, Y) + F.cross_entropy(3 * z, Y)
+
+
+def observed(z):
+    observe(2 * z, Y, source="head", mask=Y > 0)
+    return F.cross_entropy(z, Y)
+
+
+OURS = CrossEntropyLoss(label_smoothing=0.1) + ZLoss(0.1)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (two_calls, [("cross_entropy", 2), ("cross_entropy", 3)]),
+        (observed, [("head", 2), ("cross_entropy", 1)]),
+        (lambda z: OURS(2 * z, Y) + F.cross_entropy(z, Y), [("LossSum", 2), ("cross_entropy", 1)]),
+        (lambda z: LogitNormLoss()(2 * z, Y), [("LogitNormLoss", 2)]),
+    ],
+    ids=["two calls", "observed", "our loss", "our loss that changes the logits"],
+)
+def test_compiled_code_is_seen_as_it_is_without_being_compiled(function, expected):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    asked = ["head", "cross_entropy"]
+    for step in range(8):
+        looks = Look("train"), Look("train")
+        for look, run in zip(looks, (compiled, function), strict=True):
+            with contextlib.ExitStack() as opened:
+                opened.enter_context(receiving(partial(look.note, Level.EXPLICIT)))
+                if step % 3 == 0:
+                    opened.enter_context(mode := CriterionMode(look))
+                    opened.callback(mode.finish)
+                value = run(Z)
+        torch.testing.assert_close(value, function(Z))
+        if step % 3 == 0:
+            seen, eager = (look.calls(asked) for look in looks)
+            assert [call.source for call in seen] == [call.source for call in eager] == [name for name, _ in expected]
+            for one, other, (_, scale) in zip(seen, eager, expected, strict=True):
+                torch.testing.assert_close(one.logits, scale * Z)
+                assert one[3:6] == other[3:6]
+                assert one.targets.tolist() == Y.tolist()
+    assert OURS.lent is None
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

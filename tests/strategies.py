@@ -11,11 +11,14 @@ from torch import Tensor
 
 from logitwatch.functional.row_statistics import row_statistics
 from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import LogitHistogram
 from logitwatch.states.logit_summary import LogitSummary
 from logitwatch.states.moments import Moments
 from logitwatch.states.protocol import State
+from logitwatch.states.rank_cells import RankCells
+from logitwatch.states.smoothing_grids import SmoothingGrids
 
 CLASSES = 3
 IGNORE_INDEX = -100
@@ -29,9 +32,17 @@ class StateKind(NamedTuple):
     of: Callable[[Tensor, Tensor], State]
 
 
+def counted_rows(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Confidence, correctness and whether to count, as `CalibrationSketch.of_rows` hands them to its views."""
+    rows = row_statistics(z.detach(), y)
+    left_out = rows.confidence.isnan() | rows.nll.isnan()
+    return rows.confidence.masked_fill(left_out, 0.0), rows.correct, ~left_out
+
+
 # Every state is here; the laws and the contract run over this table.
 STATE_KINDS = {
     "calibration_sketch": StateKind(CalibrationSketch.empty, CalibrationSketch.of),
+    "confidence_cells": StateKind(ConfidenceCells.empty, lambda z, y: ConfidenceCells.of(*counted_rows(z, y))),
     "extrema": StateKind(Extrema.empty, lambda z, y: Extrema.of(z)),
     "logit_histogram": StateKind(LogitHistogram.empty, lambda z, y: LogitHistogram.of(z)),
     # Its rows come from an observation, which has let go of the graph.
@@ -41,6 +52,8 @@ STATE_KINDS = {
     ),
     "moments": StateKind(Moments.empty, lambda z, y: Moments.of(z, z.isfinite())),
     "moments_of_streams": StateKind(lambda: Moments.empty(CLASSES), lambda z, y: Moments.of(z, z.isfinite(), dim=0)),
+    "rank_cells": StateKind(RankCells.empty, lambda z, y: RankCells.of(*counted_rows(z, y))),
+    "smoothing_grids": StateKind(SmoothingGrids.empty, lambda z, y: SmoothingGrids.of(*counted_rows(z, y))),
 }
 
 finite_logits = st.floats(-100, 100, width=32)

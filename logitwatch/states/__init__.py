@@ -1,21 +1,33 @@
 """Frozen, fixed-size, mergeable summaries: ``empty()``, ``of(...)``, ``merge(other)``."""
 
-from logitwatch.states.calibration_sketch import CalibrationSketch, ReliabilityCurve
+from logitwatch.states.binned_error import Interval
+from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import Buckets, LogitHistogram
 from logitwatch.states.logit_summary import LogitSummary
 from logitwatch.states.moments import Moments
 from logitwatch.states.protocol import Packed, State, pack, to_device, unpack
+from logitwatch.states.rank_cells import RankCells
+from logitwatch.states.reliability import BrierDecomposition, ReliabilityCurve
+from logitwatch.states.selective_risk import RiskCoverageCurve
+from logitwatch.states.smoothing_grids import SmoothingGrids
 
 __all__ = [
+    "BrierDecomposition",
     "Buckets",
     "CalibrationSketch",
+    "ConfidenceCells",
     "Extrema",
+    "Interval",
     "LogitHistogram",
     "LogitSummary",
     "Moments",
     "Packed",
+    "RankCells",
     "ReliabilityCurve",
+    "RiskCoverageCurve",
+    "SmoothingGrids",
     "State",
     "pack",
     "to_device",

@@ -1,51 +1,65 @@
-"""Calibration of any number of predictions in 3600 fixed cells of confidence."""
+"""Calibration of any number of predictions in one state of fixed size: every read-out there is."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from logitwatch.functional.numerics import accumulator_dtype
 from logitwatch.functional.row_statistics import row_statistics
-from logitwatch.states.protocol import merge_fields, summed
+from logitwatch.states import binned_error, ranked_calibration, selective_risk
+from logitwatch.states.binned_error import Interval
+from logitwatch.states.confidence_cells import ConfidenceCells
+from logitwatch.states.protocol import merge_fields, nested, summed
+from logitwatch.states.rank_cells import RankCells
+from logitwatch.states.ranked_calibration import Certified
+from logitwatch.states.reliability import BrierDecomposition, ReliabilityCurve, decomposed_brier, reliability_of
+from logitwatch.states.selective_risk import RiskCoverageCurve
+from logitwatch.states.smooth_calibration import smooth_calibration_error
+from logitwatch.states.smoothing_grids import SmoothingGrids
 
-__all__ = ["CalibrationSketch", "ReliabilityCurve"]
+__all__ = ["CalibrationSketch"]
 
-CELLS = 3600  # divisible by 45 numbers, among them 1 to 6, 8, 9, 10, 12, 15, 16, 18, 20, 24, 25, 30, 50 and 100
-# A row that no cell counts falls into one of three slots behind the cells of wrong and the cells of right rows.
-NONFINITE, IGNORED, BAD_TARGET, SLOTS = 2 * CELLS, 2 * CELLS + 1, 2 * CELLS + 2, 2 * CELLS + 3
-WILSON_Z = 1.959963984540054  # a standard normal is within this of 0 with probability 0.95
-# Above this variance the normal limit of a binomial's mean absolute deviation is the more accurate of the two.
-NORMAL_VARIANCE = 1e6
-
-
-class ReliabilityCurve(NamedTuple):
-    """What each confidence bin promised and what it kept, each ``[num_bins]``; NaN where a bin is empty."""
-
-    counts: Tensor  # int64
-    confidence: Tensor  # mean confidence, float64
-    accuracy: Tensor  # fraction correct, float64
-    lower: Tensor  # 95 % Wilson interval of the accuracy, float64
-    upper: Tensor
+_Certifiable = Literal["adaptive_ece", "ks_error", "kuiper_error", "aurc", "augrc", "auroc"]
+BY_RANK: dict[str, Callable[[RankCells], Certified]] = {
+    "ks_error": ranked_calibration.kolmogorov_smirnov,
+    "kuiper_error": ranked_calibration.kuiper,
+    "aurc": selective_risk.area_under_risk,
+    "augrc": selective_risk.area_under_generalized_risk,
+    "auroc": selective_risk.area_under_roc,
+}
 
 
+# More than twelve methods: each is a read-out of one line, and its error is stated where it is read.
 @dataclass(frozen=True)
 class CalibrationSketch:
-    r"""Counts, hits and summed confidence in 3600 equal cells of top-label confidence: every binned read-out in 86 KB.
+    r"""Top-label confidence against correctness, in 505 KB whatever was seen: three views, a few sums, four row counts.
 
-    Cell ``i`` is ``[i / 3600, (i + 1) / 3600)``, the last closed, with edges rounded once in float64. Bins whose number
-    divides 3600 are unions of cells, so their read-outs are exact. Counts are int64: no number of rows is too many.
+    ``cells`` are equal in confidence and make bins, ``ranks`` are even in log-odds and make whatever depends on order
+    alone, ``grids`` make SmoothECE. Counts are int64: no number of rows is too many.
 
     Rows seen are ``count + nonfinite + ignored + bad_target``; a row is counted under the first of non-finite, ignored
-    and bad target that holds. Read-outs are float64 on the device of the state, and NaN before any row.
+    and bad target that holds. Read-outs are float64 on the device of the state, wait for no device, and are NaN before
+    any row. Where ``num_bins`` is an argument it is from 1 to 3600, and "exact" holds where it divides 3600: elsewhere
+    each of the at most ``num_bins - 1`` cells that an edge cuts goes whole to the bin of its centre.
 
     References:
+        Błasiok & Nakkiran, "Smooth ECE: Principled Reliability Diagrams via Kernel Smoothing", 2023.
+        Diaconis & Zabell, "Closed Form Summation for Classical Distributions", 1991.
+        Geifman, Uziel & El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", 2019.
         Guo et al., "On Calibration of Modern Neural Networks", 2017.
+        Gupta et al., "Calibration of Neural Networks using Splines", 2021.
+        Kumar, Liang & Ma, "Verified Uncertainty Calibration", 2019.
+        Nixon et al., "Measuring Calibration in Deep Learning", 2019.
+        Spiegelhalter, "Probabilistic Prediction in Patient Management and Clinical Trials", 1986.
+        Stephenson, Coelho & Jolliffe, "Two Extra Components in the Brier Score Decomposition", 2008.
+        Traub et al., "Overcoming Common Flaws in the Evaluation of Selective Classification Systems", 2024.
+        Tygert, "Plots of the Cumulative Differences between Observed and Expected Values", 2020.
+        Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
 
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [float("nan"), 0.0]])
@@ -58,11 +72,12 @@ class CalibrationSketch:
         nan
     """
 
-    counts: Tensor = summed()  # int64 [3600]
-    hits: Tensor = summed()  # int64 [3600], correct rows
-    confidences: Tensor = summed()  # float64 [3600]
+    cells: ConfidenceCells = nested()
+    ranks: RankCells = nested()
+    grids: SmoothingGrids = nested()
     nll_total: Tensor = summed()  # float64, nats
     brier_total: Tensor = summed()  # float64
+    spiegelhalter_total: Tensor = summed()  # float64, of (1 - 2c)^2 c (1 - c)
     nonfinite: Tensor = summed()  # int64, rows
     ignored: Tensor = summed()  # int64, finite rows
     bad_target: Tensor = summed()  # int64, finite rows whose target names no class
@@ -70,10 +85,15 @@ class CalibrationSketch:
     @classmethod
     def empty(cls, *, device: torch.device | str = "cpu") -> CalibrationSketch:
         """See `State.empty`."""
-        dtype = accumulator_dtype(torch.device(device))
-        cells = torch.zeros(CELLS, dtype=torch.int64, device=device)
-        total, none = torch.zeros((), dtype=dtype, device=device), torch.zeros((), dtype=torch.int64, device=device)
-        return cls(cells, cells, cells.to(dtype), total, total, none, none, none)
+        total = torch.zeros((), dtype=accumulator_dtype(torch.device(device)), device=device)
+        none = torch.zeros((), dtype=torch.int64, device=device)
+        return cls(
+            ConfidenceCells.empty(device=device),
+            RankCells.empty(device=device),
+            SmoothingGrids.empty(device=device),
+            *(total, total, total),
+            *(none, none, none),
+        )
 
     @classmethod
     def of(cls, logits: Tensor, targets: Tensor, *, ignore_index: int = -100) -> CalibrationSketch:
@@ -117,15 +137,22 @@ class CalibrationSketch:
             brier: Brier score.
             mask: True for rows to count; the others are counted as ignored.
         """
-        slot = _slots(confidence, correct, nll, mask)
-        table = torch.zeros(SLOTS, dtype=torch.int64, device=slot.device)
-        table.scatter_add_(0, slot, torch.ones_like(slot))
-        dtype = accumulator_dtype(slot.device)
-        sums = torch.zeros(SLOTS, dtype=dtype, device=slot.device)
-        sums.scatter_add_(0, slot, confidence.detach().to(dtype))
-        totals = torch.stack((nll.detach(), brier.detach())).to(dtype).masked_fill_(slot >= NONFINITE, 0.0).sum(1)
-        hits = table[CELLS:NONFINITE]
-        return cls(table[:CELLS] + hits, hits, sums[:CELLS] + sums[CELLS:NONFINITE], *totals, *table[NONFINITE:])
+        nonfinite = confidence.isnan()
+        passed_over = nonfinite if mask is None else nonfinite | ~mask
+        left_out = passed_over | nll.isnan()
+        counted = ~left_out
+        confidence = confidence.detach().masked_fill(left_out, 0.0)
+        c = confidence.to(accumulator_dtype(confidence.device))
+        spread = (1 - 2 * c).square() * c * (1 - c)
+        totals = torch.stack((nll.detach(), brier.detach(), spread)).to(c.dtype).masked_fill_(left_out, 0.0).sum(1)
+        rows = torch.stack((nonfinite, passed_over, left_out)).sum(1)
+        return cls(
+            ConfidenceCells.of(confidence, correct, counted),
+            RankCells.of(confidence, correct, counted),
+            SmoothingGrids.of(confidence, correct, counted),
+            *totals,
+            *rows.diff(prepend=torch.zeros_like(rows[:1])),
+        )
 
     def merge(self, other: CalibrationSketch) -> CalibrationSketch:
         """See `State.merge`."""
@@ -134,7 +161,34 @@ class CalibrationSketch:
     @property
     def count(self) -> Tensor:
         """Number of rows the read-outs are about, int64."""
-        return self.counts.sum()
+        return self.cells.counts.sum()
+
+    def accuracy(self) -> Tensor:
+        """Fraction of rows whose prediction is the target. Exact."""
+        return self.cells.hits.sum().to(self.nll_total.dtype) / self.count
+
+    def mean_confidence(self) -> Tensor:
+        """Mean top-label confidence, a fraction. Exact."""
+        return self.cells.confidences.sum() / self.count
+
+    def nll(self) -> Tensor:
+        """Mean negative log-likelihood, nats; ``inf`` once a target was an absent class. Exact."""
+        return self.nll_total / self.count
+
+    def brier_score(self) -> Tensor:
+        """Mean Brier score, summed over classes, in ``[0, 2]``. Exact."""
+        return self.brier_total / self.count
+
+    def brier_decomposition(self, num_bins: int = 15) -> BrierDecomposition:
+        r"""The Brier score of the top label, mean :math:`(c - y)^2`, in parts that sum to it for any bins. Exact.
+
+        .. math:: \sum_b w_b (\bar c_b - \bar y_b)^2 - \sum_b w_b (\bar y_b - \bar y)^2 + \bar y (1 - \bar y)
+            + \tfrac1N \sum_i (c_i - \bar c_{b(i)})^2 - \tfrac2N \sum_i (c_i - \bar c_{b(i)}) (y_i - \bar y_{b(i)})
+
+        For two classes `brier_score` is twice this score. For K classes it adds the squared errors of the other
+        probabilities, which sum to :math:`y - c`, and so is at least K / (K - 1) times it.
+        """
+        return decomposed_brier(self.cells.in_bins(num_bins))
 
     def ece(self, num_bins: int = 15, norm: Literal["l1", "l2", "max"] = "l1") -> Tensor:
         r"""Expected calibration error: distance of accuracy and confidence over equal-width bins. A fraction.
@@ -142,9 +196,7 @@ class CalibrationSketch:
         .. math:: \sum_b w_b |g_b|, \qquad \sqrt{\textstyle\sum_b w_b g_b^2}, \qquad \max_b |g_b|
 
         with :math:`g_b` mean confidence less accuracy and :math:`w_b` the share of rows. Empty bins do not count.
-
-        Exact where ``num_bins`` divides 3600. Elsewhere each of the at most ``num_bins - 1`` cells that an edge cuts
-        goes whole to the bin of its centre, and the ``l1`` value is off by at most twice the share of rows in them.
+        Exact; elsewhere the ``l1`` value is off by at most twice the share of rows in cells that an edge cuts.
 
         Args:
             num_bins: Number of bins on ``[0, 1]``, from 1 to 3600.
@@ -153,35 +205,16 @@ class CalibrationSketch:
         Raises:
             ValueError: If either argument is none of these.
         """
-        counts, hits, confidences = _bins(self, num_bins)
-        gap = torch.where(counts > 0, (confidences - hits) / counts, 0.0).abs()
-        match norm:
-            case "l1":
-                return (confidences - hits).abs().sum() / counts.sum()
-            case "l2":
-                return ((counts * gap.square()).sum() / counts.sum()).sqrt()
-            case "max":
-                return torch.where(counts.sum() > 0, gap.amax(), torch.nan)
-            case _:
-                raise ValueError(f'norm must be "l1", "l2" or "max", got {norm!r}')
+        return binned_error.calibration_error(self.cells.in_bins(num_bins), norm)
 
-    def reliability_curve(self, num_bins: int = 15) -> ReliabilityCurve:
-        """Accuracy against confidence in equal-width bins, with the 95 % Wilson interval of the accuracy.
+    def overconfidence(self, num_bins: int = 15) -> Tensor:
+        """The part of `ece` from bins more confident than accurate. Exact. With `underconfidence` it sums to `ece`,
+        less it to mean confidence less accuracy."""
+        return binned_error.signed_error(self.cells.in_bins(num_bins), 1)
 
-        Args:
-            num_bins: As in `ece`.
-
-        References:
-            Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
-        """
-        counts, hits, confidences = _bins(self, num_bins)
-        n = counts.to(confidences.dtype)
-        p, z2 = hits / n, WILSON_Z**2
-        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-        radius = WILSON_Z / (1 + z2 / n) * (p * (1 - p) / n + z2 / (4 * n.square())).sqrt()
-        # Rounding must not push the limit of a bin that is all right or all wrong past its own accuracy.
-        lower, upper = torch.minimum(centre - radius, p).clamp(min=0), torch.maximum(centre + radius, p).clamp(max=1)
-        return ReliabilityCurve(counts, confidences / n, p, lower, upper)
+    def underconfidence(self, num_bins: int = 15) -> Tensor:
+        """The part of `ece` from bins less confident than accurate. Exact."""
+        return binned_error.signed_error(self.cells.in_bins(num_bins), -1)
 
     def null_ece(self, num_bins: int = 15) -> Tensor:
         r"""The ``l1`` ECE a perfectly calibrated model is expected to show at these counts and confidences: its bias.
@@ -192,90 +225,118 @@ class CalibrationSketch:
         De Moivre's mean absolute deviation of a binomial, exact where a bin's confidences are equal. They differ within
         a bin, so it is scaled by the ratio of the standard deviations, :math:`\sum p_i (1 - p_i)` against
         :math:`n \bar p (1 - \bar p)`. An ``ece`` near this value is no evidence of miscalibration.
+        """
+        return binned_error.null_error(self.cells.in_bins(num_bins))
+
+    def debiased_ece(self, num_bins: int = 15) -> Tensor:
+        r"""Squared ``l2`` calibration error without its bias: signed, not clipped, 0 on average when calibrated. Exact.
+
+        .. math:: \sum_b w_b \left(g_b^2 - s_b^2 / n_b\right)
+
+        with :math:`s_b^2` the sample variance of :math:`c - y` in the bin. Kumar et al. subtract that of :math:`y`,
+        which is the same where the confidences of a bin are equal and otherwise takes off too much. A bin of one row
+        has no sample variance; :math:`c (1 - c)`, that of a calibrated row, stands for it.
+        """
+        return binned_error.debiased_squared_error(self.cells.in_bins(num_bins))
+
+    def debiased_l1(self, num_bins: int = 15) -> Tensor:
+        r"""``l1`` ECE less the bias that noise of the size :math:`\sigma_b` would add to the gaps seen. Exact; signed.
+
+        .. math:: \sum_b w_b \left(2 |g_b| - E|g_b + \sigma_b Z|\right), \qquad
+            E|g + \sigma Z| = \sigma \sqrt{2 / \pi}\, e^{-g^2 / 2 \sigma^2} + |g| \, \mathrm{erf}(|g| / \sigma \sqrt 2)
+
+        with :math:`\sigma_b^2 = \sum c (1 - c) / n_b^2`, the variance of a calibrated bin. What remains of the bias of
+        `ece` is about half near calibration and nothing where gaps are far above the noise.
+        """
+        return binned_error.debiased_l1_error(self.cells.in_bins(num_bins))
+
+    def ece_interval(self, num_bins: int = 15) -> Interval:
+        r"""Limits that hold the ``l1`` ECE of the population, in these bins, at least 95 times in 100.
+
+        Noise only adds to :math:`E|g|`, by at most :math:`\sqrt{2 / \pi}\, s_b`, and the standard error of the sum is
+        at most that of signed gaps: so the limits are 1.96 standard errors up, and as many and the largest bias down.
+        They hold at any error, 0 included, as far as the sum over bins is normal, and are wider than 95 % asks for.
+        """
+        return binned_error.error_interval(self.cells.in_bins(num_bins))
+
+    def reliability_curve(self, num_bins: int = 15) -> ReliabilityCurve:
+        """Accuracy against confidence in equal-width bins, with the 95 % Wilson interval of the accuracy. Exact."""
+        return reliability_of(self.cells.in_bins(num_bins))
+
+    def adaptive_ece(self, num_bins: int = 15) -> Tensor:
+        """``l1`` ECE over bins of ``count / num_bins`` rows each, in order of confidence; of any number of bins.
+
+        A cell that a boundary cuts is shared in proportion, so the order of equal confidences is of no account; within
+        `certified_error`.
+        """
+        return ranked_calibration.equal_mass_error(self.ranks, num_bins).value
+
+    def smooth_ece(self) -> Tensor:
+        """Calibration error smoothed by a reflected Gaussian as wide as the error: SmoothECE, a fraction.
+
+        What relplot's ``smECE`` gives for all rows at once, to 1e-12, its bandwidths in steps of 1 / 1024 included;
+        the time it takes does not depend on the number of rows.
+        """
+        return smooth_calibration_error(self.grids)
+
+    def ks_error(self) -> Tensor:
+        """Largest absolute sum of the gaps of the least confident rows, over all rows: no bins. A fraction.
+
+        At most the value over rows, and less by at most `certified_error`. Gaps of opposite sign cancel.
+        """
+        return ranked_calibration.kolmogorov_smirnov(self.ranks).value
+
+    def kuiper_error(self) -> Tensor:
+        """Largest absolute sum of the gaps of rows adjacent in confidence, over all rows; certified as `ks_error`."""
+        return ranked_calibration.kuiper(self.ranks).value
+
+    def spiegelhalter_z(self) -> Tensor:
+        r"""How many standard errors the top-label Brier score is above that of a calibrated model. Exact.
+
+        .. math:: \sum (y - c)(1 - 2c) \Big/ \sqrt{\textstyle\sum (1 - 2c)^2 c (1 - c)}
+
+        Standard normal for many calibrated rows; too high a confidence makes it positive. Meant to be read once: looked
+        at again and again it leaves the 95 % range sooner or later.
+        """
+        excess = self.cells.squared_gaps.sum() - self.cells.null_variances.sum()
+        return torch.where(self.count > 0, excess / self.spiegelhalter_total.sqrt(), torch.nan)
+
+    def aurc(self) -> Tensor:
+        """Area under the risk-coverage curve: mean over k of the fraction wrong among the k most confident rows.
+
+        The convention of Geifman: k from 1 to the number of rows. Equal confidences are averaged over their orders, so
+        the order of rows is of no account; within `certified_error`.
+        """
+        return selective_risk.area_under_risk(self.ranks).value
+
+    def augrc(self) -> Tensor:
+        r"""Area under the generalized risk, the rows answered wrong over all rows, from coverage 0 to 1 by trapezoids.
+
+        .. math:: (1 - \mathrm{AUROC}) a (1 - a) + (1 - a)^2 / 2
+
+        with :math:`a` the accuracy; half where every row is wrong. Within `certified_error`.
+        """
+        return selective_risk.area_under_generalized_risk(self.ranks).value
+
+    def auroc(self) -> Tensor:
+        """Chance that a right row is more confident than a wrong one, ties half; NaN without both. Within
+        `certified_error`."""
+        return selective_risk.area_under_roc(self.ranks).value
+
+    def risk_coverage_curve(self) -> RiskCoverageCurve:
+        """Coverage and risk where all rows above a threshold are answered, most confident first. Exact at each
+        threshold: the edges of 3329 cells."""
+        return selective_risk.risk_coverage(self.ranks)
+
+    def certified_error(self, read_out: _Certifiable, num_bins: int = 15) -> Tensor:
+        """The most by which a read-out can differ from that of the rows themselves, whatever these were.
 
         Args:
-            num_bins: As in `ece`.
-
-        References:
-            Diaconis & Zabell, "Closed Form Summation for Classical Distributions", 1991.
+            read_out: Its name; the others are exact, or say how they are not.
+            num_bins: Of `adaptive_ece`.
         """
-        counts, _, confidences = _bins(self, num_bins)
-        n = counts.to(confidences.dtype)
-        # The mean of a cell stands for its rows: that changes the sum of p (1 - p) by less than n / 5e7.
-        variances = self.confidences * (1 - self.confidences / self.counts)
-        spread = _coarse(torch.where(self.counts > 0, variances, 0.0), num_bins).clamp(min=0)
-        return _mean_absolute_deviation(n, confidences / n, spread).sum() / n.sum()
-
-    def brier_score(self) -> Tensor:
-        """Mean Brier score, summed over classes, in ``[0, 2]``."""
-        return self.brier_total / self.count
-
-    def nll(self) -> Tensor:
-        """Mean negative log-likelihood, nats; ``inf`` once a target was an absent class."""
-        return self.nll_total / self.count
-
-    def accuracy(self) -> Tensor:
-        """Fraction of rows whose prediction is the target."""
-        return self.hits.sum().to(self.nll_total.dtype) / self.count
-
-    def mean_confidence(self) -> Tensor:
-        """Mean top-label confidence, a fraction."""
-        return self.confidences.sum() / self.count
-
-
-def _slots(confidence: Tensor, correct: Tensor, nll: Tensor, mask: Tensor | None) -> Tensor:
-    """Where each row is counted, int64: its cell, that plus 3600 for a correct row, or the reason it has none."""
-    slot = _cell(confidence.detach()) + CELLS * correct
-    slot.masked_fill_(nll.isnan(), BAD_TARGET)
-    if mask is not None:
-        slot.masked_fill_(~mask, IGNORED)
-    return slot.masked_fill_(confidence.isnan(), NONFINITE)
-
-
-def _cell(confidence: Tensor) -> Tensor:
-    """Cell of each confidence, int64; of NaN any cell."""
-    dtype = accumulator_dtype(confidence.device)
-    if confidence.dtype == dtype:
-        # The product could round across an edge, so the edges are searched.
-        return torch.bucketize(confidence, _inner_edges(confidence.device), right=True)
-    # 24 bits times 3600 fit the 53 of float64: the product is exact, and no such number lies between i / 3600 and that
-    # edge rounded.
-    return (confidence.to(dtype) * CELLS).long().clamp_(0, CELLS - 1)
-
-
-@cache
-def _inner_edges(device: torch.device) -> Tensor:
-    """The edges ``i / 3600`` between cells, each rounded once."""
-    return torch.arange(1, CELLS, dtype=accumulator_dtype(device), device=device) / CELLS
-
-
-def _coarse(cells: Tensor, num_bins: int) -> Tensor:
-    """Cells summed into equal-width bins, each cell whole in the bin of its centre."""
-    if not 1 <= num_bins <= CELLS:
-        raise ValueError(f"num_bins must be in [1, {CELLS}], got {num_bins}")
-    if CELLS % num_bins == 0:
-        return cells.view(num_bins, -1).sum(1)
-    bin_of_cell = torch.arange(1, 2 * CELLS, 2, device=cells.device).mul_(num_bins) // (2 * CELLS)
-    return cells.new_zeros(num_bins).scatter_add_(0, bin_of_cell, cells)
-
-
-def _bins(sketch: CalibrationSketch, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Counts, hits and summed confidence of equal-width bins."""
-    return (
-        _coarse(sketch.counts, num_bins),
-        _coarse(sketch.hits, num_bins),
-        _coarse(sketch.confidences, num_bins),
-    )
-
-
-def _mean_absolute_deviation(n: Tensor, p: Tensor, variance: Tensor) -> Tensor:
-    """Of a sum of ``n`` coin flips of mean probability ``p`` and summed variance ``variance``; 0 for no flip."""
-    q = 1 - p
-    v = (n * p).floor() + 1
-    log_mean = (
-        v.log() + torch.lgamma(n + 1) - torch.lgamma(v + 1) - torch.lgamma(n - v + 1) + torch.xlogy(v, p)
-    ) + torch.xlogy(n - v + 1, q)
-    equal = n * p * q
-    exact = 2 * log_mean.exp() * (variance / equal).sqrt()
-    limit = (2 / math.pi * variance).sqrt()
-    return torch.where(equal > 0, torch.where(equal > NORMAL_VARIANCE, limit, exact), 0.0)
+        if read_out == "adaptive_ece":
+            return ranked_calibration.equal_mass_error(self.ranks, num_bins).error
+        if read_out not in BY_RANK:
+            raise ValueError(f"read_out must be adaptive_ece, {', '.join(BY_RANK)}, got {read_out!r}")
+        return BY_RANK[read_out](self.ranks).error

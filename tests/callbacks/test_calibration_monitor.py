@@ -92,4 +92,4 @@ def test_no_value_is_looked_at_before_the_report():
     # A tensor on the meta device has no values, so to look at one raises where an accelerator would wait.
     z, y = (t.to("meta") for t in batch())
     state = state_of(CalibrationMonitor(), Observation.of(z, y))
-    assert state.merge(state).counts.device.type == "meta"
+    assert state.merge(state).count.device.type == "meta"

@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import assert_same_state
 from torch import Tensor
 
-from logitwatch.states import calibration_sketch
-from logitwatch.states.calibration_sketch import CELLS, CalibrationSketch
-from logitwatch.states.protocol import to_device
+from logitwatch.states import confidence_cells, smoothing_grids
+from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.confidence_cells import CELLS
+from logitwatch.states.protocol import Packed, pack, to_device, unpack
 
 confidences = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30)
 
@@ -66,30 +68,10 @@ def test_elsewhere_ece_is_off_by_at_most_twice_the_share_of_rows_in_cut_cells(nu
     seen = sketch(c, correct)
     edges = [i / num_bins * CELLS for i in range(1, num_bins)]
     cut = {math.floor(e) for e in edges if abs(e - round(e)) > 1e-9}
-    bound = 2 * seen.counts[sorted(cut)].sum().item() / 2000
+    bound = 2 * seen.cells.counts[sorted(cut)].sum().item() / 2000
     exact = norm_of(binned_gaps(c, correct, num_bins), "l1")
     assert abs(seen.ece(num_bins).item() - exact) <= bound + 1e-12
     assert seen.reliability_curve(num_bins).counts.sum() == 2000
-
-
-def test_each_edge_belongs_to_the_cell_above_it_and_one_to_the_last() -> None:
-    edges = torch.arange(CELLS + 1, dtype=torch.float64) / CELLS
-    cells = calibration_sketch._cell(edges)
-    assert torch.equal(cells, torch.arange(CELLS + 1).clamp(max=CELLS - 1))
-    below = torch.nextafter(edges[1:], torch.zeros((), dtype=torch.float64))
-    assert torch.equal(calibration_sketch._cell(below), torch.arange(CELLS))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_nan_has_a_cell_too(dtype: torch.dtype) -> None:
-    assert 0 <= calibration_sketch._cell(torch.tensor([torch.nan], dtype=dtype)).item() < CELLS
-
-
-def test_the_quick_way_for_float32_finds_the_cells_that_a_search_of_the_edges_finds() -> None:
-    edges = torch.arange(CELLS + 1, dtype=torch.float64).div(CELLS).float()
-    near = [edges, *(torch.nextafter(edges, torch.tensor(end)) for end in (0.0, 1.0))]
-    c = torch.cat([*near, torch.rand(100_000, generator=torch.Generator().manual_seed(0))])
-    assert torch.equal(calibration_sketch._cell(c), calibration_sketch._cell(c.double()))
 
 
 def test_rows_seen_are_counted_ignored_nonfinite_or_without_a_target() -> None:
@@ -101,7 +83,9 @@ def test_rows_seen_are_counted_ignored_nonfinite_or_without_a_target() -> None:
     parts = (seen.count, seen.nonfinite, seen.ignored, seen.bad_target)
     assert [part.item() for part in parts] == [2, 3, 1, 2]
     kept = CalibrationSketch.of(logits[6:], targets[6:])
-    for field in ("counts", "hits", "confidences", "nll_total", "brier_total"):
+    for part in ("cells", "ranks", "grids"):
+        assert_same_state(getattr(seen, part), getattr(kept, part))
+    for field in ("nll_total", "brier_total", "spiegelhalter_total"):
         torch.testing.assert_close(getattr(seen, field), getattr(kept, field), rtol=1e-14, atol=0)
 
 
@@ -110,7 +94,7 @@ def test_any_class_index_can_be_the_ignored_one() -> None:
     seen = CalibrationSketch.of(logits, targets, ignore_index=0)
     kept = CalibrationSketch.of(logits[targets != 0], targets[targets != 0])
     assert seen.ignored.item() == (targets == 0).sum()
-    assert torch.equal(seen.hits, kept.hits)
+    assert torch.equal(seen.cells.hits, kept.cells.hits)
 
 
 def test_leading_axes_are_rows() -> None:
@@ -119,9 +103,9 @@ def test_leading_axes_are_rows() -> None:
         CalibrationSketch.of(logits, targets),
         CalibrationSketch.of(logits.view(2, 3, 4, 5), targets.view(2, 3, 4)),
     )
-    assert torch.equal(flat.counts, folded.counts)
+    assert torch.equal(flat.cells.counts, folded.cells.counts)
     soft = torch.nn.functional.one_hot(targets, 5).float()
-    assert torch.equal(CalibrationSketch.of(logits.view(2, 3, 4, 5), soft.view(2, 3, 4, 5)).hits, flat.hits)
+    assert torch.equal(CalibrationSketch.of(logits.view(2, 3, 4, 5), soft.view(2, 3, 4, 5)).cells.hits, flat.cells.hits)
     single = CalibrationSketch.of(logits[0], targets[0])
     assert single.count.item() == 1
 
@@ -139,7 +123,7 @@ def test_one_hot_targets_give_the_numbers_of_their_indices() -> None:
     logits, targets = predictions(40)
     hard = CalibrationSketch.of(logits, targets)
     soft = CalibrationSketch.of(logits, torch.nn.functional.one_hot(targets, 5).float())
-    assert torch.equal(hard.hits, soft.hits)
+    assert torch.equal(hard.cells.hits, soft.cells.hits)
     torch.testing.assert_close((soft.nll(), soft.brier_score()), (hard.nll(), hard.brier_score()), rtol=1e-6, atol=0)
 
 
@@ -165,66 +149,102 @@ def test_the_nll_of_an_absent_class_is_infinite_and_spoils_nothing_else() -> Non
     assert not seen.ece().isnan()
 
 
+def read_outs(seen: CalibrationSketch, num_bins: int = 15) -> dict[str, Tensor]:
+    """Every number a sketch can be asked for."""
+    by_bins = ("overconfidence", "underconfidence", "null_ece", "debiased_ece", "debiased_l1", "adaptive_ece")
+    plain = ("accuracy", "mean_confidence", "nll", "brier_score", "smooth_ece", "ks_error", "kuiper_error")
+    plain += ("spiegelhalter_z", "aurc", "augrc", "auroc")
+    found = {f"ece {norm}": seen.ece(num_bins, norm) for norm in ("l1", "l2", "max")}
+    found |= {name: getattr(seen, name)(num_bins) for name in by_bins}
+    found |= {name: getattr(seen, name)() for name in plain}
+    for name in ("adaptive_ece", "ks_error", "kuiper_error", "aurc", "augrc", "auroc"):
+        found[f"certified {name}"] = seen.certified_error(name, num_bins)
+    for part in (seen.brier_decomposition(num_bins), seen.ece_interval(num_bins), seen.reliability_curve(num_bins)):
+        found |= part._asdict()
+    curve = seen.risk_coverage_curve()
+    return found | {"coverage": curve.coverage, "risk": curve.risk}
+
+
+def test_every_read_out_has_its_place_in_the_tests() -> None:
+    names = {name for name, value in vars(CalibrationSketch).items() if callable(value) and not name.startswith("_")}
+    several = {"ece", "certified_error", "brier_decomposition", "ece_interval", "reliability_curve"}
+    tested = {name for name in read_outs(CalibrationSketch.empty()) if name in names}
+    assert names - tested == several | {"risk_coverage_curve", "merge"}
+
+
 def test_every_read_out_of_nothing_is_nan() -> None:
-    empty = CalibrationSketch.empty()
-    eces = [empty.ece(norm=norm) for norm in ("l1", "l2", "max")]
-    rest = [empty.null_ece(), empty.brier_score(), empty.nll(), empty.accuracy(), empty.mean_confidence()]
-    assert all(value.isnan() for value in (*eces, *rest))
-    curve = empty.reliability_curve()
-    assert curve.counts.tolist() == [0] * 15
-    assert all(line.isnan().all() for line in curve[1:])
+    found = read_outs(CalibrationSketch.empty())
+    assert found.pop("counts").tolist() == [0] * 15
+    assert all(value.isnan().all() for value in found.values()), found
 
 
 @pytest.mark.parametrize("num_bins", [15, 7])
 def test_read_outs_are_where_the_state_is_and_wait_for_no_device(num_bins: int) -> None:
     # A tensor on the meta device has no values, so to look at one raises where an accelerator would wait.
     seen = to_device(CalibrationSketch.of(*predictions(10)), "meta")
-    values = [seen.ece(num_bins, norm) for norm in ("l1", "l2", "max")]
-    values += [seen.null_ece(num_bins), seen.brier_score(), seen.nll(), seen.accuracy(), seen.mean_confidence()]
-    values += [*seen.reliability_curve(num_bins)]
-    assert {value.device.type for value in values} == {"meta"}
+    assert {value.device.type for value in read_outs(seen, num_bins).values()} == {"meta"}
+    assert seen.risk_coverage_curve().threshold.device.type == "meta"
 
 
 @pytest.mark.parametrize("num_bins", [15, 7])
 def test_the_default_device_of_the_process_is_of_no_account(num_bins: int) -> None:
     logits, targets = predictions(50)
-    seen = CalibrationSketch.of(logits.double(), targets)
-    expected = (seen.ece(num_bins), seen.null_ece(num_bins), *seen.reliability_curve(num_bins))
-    calibration_sketch._inner_edges.cache_clear()
+    expected = read_outs(CalibrationSketch.of(logits.double(), targets), num_bins)
+    confidence_cells._edges.cache_clear()
+    smoothing_grids._layout.cache_clear()
     with torch.device("meta"):
-        seen = CalibrationSketch.of(logits.double(), targets)
-        found = (seen.ece(num_bins), seen.null_ece(num_bins), *seen.reliability_curve(num_bins))
+        found = read_outs(CalibrationSketch.of(logits.double(), targets), num_bins)
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def test_read_outs_are_float64() -> None:
-    seen = CalibrationSketch.of(*predictions(10))
-    values = [seen.ece(norm=norm) for norm in ("l1", "l2", "max")]
-    values += [seen.null_ece(), seen.brier_score(), seen.nll(), seen.accuracy(), seen.mean_confidence()]
-    values += [*seen.reliability_curve()[1:]]
-    assert {value.dtype for value in values} == {torch.float64}
+def test_read_outs_are_float64_and_finite() -> None:
+    found = read_outs(CalibrationSketch.of(*predictions(500)), 4)
+    assert found.pop("counts").dtype == torch.int64
+    assert {value.dtype for value in found.values()} == {torch.float64}
+    ends = [value.reshape(-1)[-1] for value in found.values()]  # the most confident, or the whole
+    assert all(value.isfinite() for value in ends)
 
 
-def test_the_curve_has_the_wilson_interval() -> None:
-    c = torch.full((10,), 0.75)
-    curve = sketch(c, torch.arange(10) < 8).reliability_curve(2)
-    assert curve.counts.tolist() == [0, 10]
-    assert (curve.confidence[1].item(), curve.accuracy[1].item()) == (0.75, 0.8)
-    # Wilson's interval of 8 in 10 at 95 %, as statsmodels and R's binom print it.
-    assert curve.lower[1].item() == pytest.approx(0.4901625, abs=1e-7)
-    assert curve.upper[1].item() == pytest.approx(0.9433178, abs=1e-7)
+def test_a_batch_of_ignored_rows_changes_nothing_but_their_number() -> None:
+    logits, targets = predictions(40)
+    nothing = CalibrationSketch.of(logits, torch.full_like(targets, -100))
+    assert nothing.ignored.item() == 40
+    seen = CalibrationSketch.of(logits, targets)
+    left_out = dataclasses.replace(seen.merge(nothing), ignored=seen.ignored)
+    assert_same_state(left_out, seen, tolerance=0)
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_the_interval_of_a_bin_all_right_or_all_wrong_ends_at_its_accuracy(right: bool) -> None:
-    for n in range(1, 40):
-        curve = sketch(torch.full((n,), 0.5), torch.full((n,), right)).reliability_curve(1)
-        assert 0 <= curve.lower[0] <= curve.accuracy[0] <= curve.upper[0] <= 1
+def test_the_state_takes_less_than_a_mebibyte() -> None:
+    packed = pack(CalibrationSketch.of(*predictions(1000)))
+    assert packed.sums.nbytes + packed.maxima.nbytes < 2**19
+
+
+def test_spiegelhalter_counts_the_standard_errors_of_the_brier_score() -> None:
+    generator = torch.Generator().manual_seed(0)
+    c = torch.rand(400, generator=generator, dtype=torch.float64)
+    correct = torch.rand(400, generator=generator) < c - 0.1
+    y = correct.double()
+    wanted = ((y - c) * (1 - 2 * c)).sum() / ((1 - 2 * c).square() * c * (1 - c)).sum().sqrt()
+    assert sketch(c, correct).spiegelhalter_z().item() == pytest.approx(wanted.item(), rel=1e-11)  # float64 sums
+
+
+def test_the_top_label_brier_score_of_two_classes_is_half_the_whole_and_of_more_a_smaller_part() -> None:
+    for classes in (2, 3, 5):
+        logits, targets = predictions(200, classes)
+        seen = CalibrationSketch.of(logits.double(), targets)
+        least = seen.brier_decomposition().brier.item() * classes / (classes - 1)
+        assert seen.brier_score().item() >= least - 1e-12
+        assert (seen.brier_score().item() == pytest.approx(least, rel=1e-12)) == (classes == 2)
+
+
+def test_an_unknown_read_out_is_not_certified() -> None:
+    with pytest.raises(ValueError, match=r"read_out must be adaptive_ece, .*, auroc, got 'ece'"):
+        CalibrationSketch.empty().certified_error("ece")  # type: ignore[arg-type]
 
 
 def test_counts_stay_exact_where_float32_and_int32_stop_counting() -> None:
     one = sketch(torch.tensor([0.9]), torch.tensor([False]))
-    many = dataclasses.replace(one, counts=one.counts * 2**40, confidences=one.confidences * 2**40)
+    many = unpack(one, Packed(pack(one).sums * 2**40, pack(one).maxima))
     merged = many.merge(one).merge(one)
     assert merged.count.item() == 2**40 + 2
     assert merged.ece().item() == pytest.approx(0.9, rel=1e-7)  # the confidence is a float32
@@ -290,13 +310,6 @@ def test_the_null_is_what_calibrated_models_show_on_average(rows: int, repeats: 
 def test_the_null_is_zero_where_nothing_can_go_wrong() -> None:
     assert sketch(torch.ones(9), torch.ones(9, dtype=torch.bool)).null_ece().item() == 0.0
     assert sketch(torch.zeros(9), torch.zeros(9, dtype=torch.bool)).null_ece().item() == 0.0
-
-
-def test_the_null_joins_its_normal_limit_without_a_step() -> None:
-    n = torch.tensor([3.99e6, 4.01e6], dtype=torch.float64)
-    p = torch.full_like(n, 0.5)
-    exact, limit = calibration_sketch._mean_absolute_deviation(n, p, n / 4) / n.sqrt()
-    assert exact.item() == pytest.approx(limit.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (1,), ()])

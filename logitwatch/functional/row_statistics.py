@@ -14,7 +14,7 @@ from logitwatch.functional.numerics import (
     upcast,
 )
 
-__all__ = ["RowStatistics", "binary_row_statistics", "row_statistics"]
+__all__ = ["RowStatistics", "binary_row_statistics", "row_statistics", "target_logit"]
 
 # Below this width two calls of max over the whole row are cheaper than maxima of blocks.
 BLOCK = 64
@@ -135,6 +135,29 @@ def binary_row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowS
     )
 
 
+def target_logit(logits: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Logit of the target, NaN where there is none, and where there is one.
+
+    Args:
+        logits: ``[rows, classes]``, float32 or float64.
+        targets: As for `row_statistics`; probabilities give the mean logit under them, to which an absent class of
+            probability 0 adds nothing.
+
+    Examples:
+        >>> target_logit(torch.tensor([[2.0, -1.0], [2.0, -1.0]]), torch.tensor([1, 2]))
+        (tensor([-1., nan]), tensor([ True, False]))
+    """
+    if targets is None:
+        nothing = torch.full_like(logits[:, 0], torch.nan)
+        return nothing, torch.zeros_like(nothing, dtype=torch.bool)
+    if targets.ndim == 2:
+        q = targets.to(logits.dtype)
+        return torch.where(q == 0, 0.0, q * logits).sum(-1), torch.ones_like(logits[:, 0], dtype=torch.bool)
+    known = (targets >= 0) & (targets < logits.shape[1])
+    index = torch.where(known, targets, 0).long().unsqueeze(-1)
+    return logits.gather(-1, index).squeeze(-1).masked_fill(~known, torch.nan), known
+
+
 def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
     """The pass itself, over a chunk ``[rows, classes]`` of float32 or float64."""
     top, second, prediction = _top_two(z)
@@ -152,7 +175,7 @@ def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
     if z.dtype == torch.float32 and _overflowed(top, squares):
         return _chunk_statistics(z.double(), targets)
     soft = targets is not None and targets.ndim == 2
-    c_target, known = _target_logit(centred, targets, soft)
+    c_target, known = target_logit(centred, targets)
     centred.clamp_(min=UNDERFLOW[z.dtype])
     e = centred.exp()
     s = e.sum(-1)
@@ -190,19 +213,6 @@ def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
 def _overflowed(top: Tensor, squares: Tensor) -> bool:
     """Whether a row of finite logits has a square that is not; on an accelerator nobody looks, and it is infinite."""
     return top.device.type == "cpu" and bool((top.isfinite() & ~squares.isfinite()).numpy().any())
-
-
-def _target_logit(centred: Tensor, targets: Tensor | None, soft: bool) -> tuple[Tensor, Tensor]:
-    """Centred logit of the target, NaN where there is none, and where there is one."""
-    if targets is None:
-        nothing = torch.full_like(centred[:, 0], torch.nan)
-        return nothing, torch.zeros_like(nothing, dtype=torch.bool)
-    if soft:
-        q = targets.to(centred.dtype)
-        return torch.where(q == 0, 0.0, q * centred).sum(-1), torch.ones_like(centred[:, 0], dtype=torch.bool)
-    known = (targets >= 0) & (targets < centred.shape[1])
-    index = torch.where(known, targets, 0).long().unsqueeze(-1)
-    return centred.gather(-1, index).squeeze(-1).masked_fill(~known, torch.nan), known
 
 
 def _top_two(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

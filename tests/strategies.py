@@ -19,6 +19,7 @@ from logitwatch.states.moments import Moments
 from logitwatch.states.protocol import State
 from logitwatch.states.rank_cells import RankCells
 from logitwatch.states.smoothing_grids import SmoothingGrids
+from logitwatch.states.temperature_grid import TemperatureGrid
 
 CLASSES = 3
 IGNORE_INDEX = -100
@@ -50,6 +51,7 @@ STATE_KINDS = {
         LogitSummary.empty,
         lambda z, y: LogitSummary.of(row_statistics(z.detach(), y), z.detach(), y != IGNORE_INDEX),
     ),
+    "temperature_grid": StateKind(TemperatureGrid.empty, TemperatureGrid.of),
     "moments": StateKind(Moments.empty, lambda z, y: Moments.of(z, z.isfinite())),
     "moments_of_streams": StateKind(lambda: Moments.empty(CLASSES), lambda z, y: Moments.of(z, z.isfinite(), dim=0)),
     "rank_cells": StateKind(RankCells.empty, lambda z, y: RankCells.of(*counted_rows(z, y))),

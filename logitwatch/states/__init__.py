@@ -12,6 +12,7 @@ from logitwatch.states.rank_cells import RankCells
 from logitwatch.states.reliability import BrierDecomposition, ReliabilityCurve
 from logitwatch.states.selective_risk import RiskCoverageCurve
 from logitwatch.states.smoothing_grids import SmoothingGrids
+from logitwatch.states.temperature_grid import TemperatureFit, TemperatureGrid
 
 __all__ = [
     "BrierDecomposition",
@@ -29,6 +30,8 @@ __all__ = [
     "RiskCoverageCurve",
     "SmoothingGrids",
     "State",
+    "TemperatureFit",
+    "TemperatureGrid",
     "pack",
     "to_device",
     "unpack",

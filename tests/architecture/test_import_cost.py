@@ -1,4 +1,4 @@
-"""``import logitwatch`` costs Python alone, ``logitwatch.losses`` and ``logitwatch.functional`` torch alone."""
+"""``import logitwatch`` costs Python alone; functions, losses and calibrators cost torch alone."""
 
 import subprocess
 import sys
@@ -41,8 +41,10 @@ def test_the_package_itself_loads_no_third_party_module(tmp_path: Path) -> None:
     assert third_party("import logitwatch; dir(logitwatch)", cwd=tmp_path) == {"logitwatch"}
 
 
-@pytest.mark.parametrize("module", ["functional", "losses"])
-def test_functions_and_losses_load_torch_and_nothing_else(module: str, tmp_path: Path, torch_alone: set[str]) -> None:
+@pytest.mark.parametrize("module", ["calibrators", "functional", "losses"])
+def test_functions_losses_and_calibrators_load_torch_and_nothing_else(
+    module: str, tmp_path: Path, torch_alone: set[str]
+) -> None:
     assert third_party(f"import logitwatch.{module}", cwd=tmp_path) == torch_alone | {"logitwatch"}
 
 

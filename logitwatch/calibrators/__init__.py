@@ -9,6 +9,7 @@ from logitwatch.calibrators.inputs import CalibrationWarning
 from logitwatch.calibrators.isotonic import IsotonicCalibration
 from logitwatch.calibrators.matrix import MatrixScaling
 from logitwatch.calibrators.platt import PlattScaling
+from logitwatch.calibrators.selection import Selection, select_calibrator
 from logitwatch.calibrators.temperature import TemperatureScaling
 from logitwatch.calibrators.vector import VectorScaling
 
@@ -22,6 +23,8 @@ __all__ = [
     "IsotonicCalibration",
     "MatrixScaling",
     "PlattScaling",
+    "Selection",
     "TemperatureScaling",
     "VectorScaling",
+    "select_calibrator",
 ]

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as npst
 from torch import Tensor
 
 from logitwatch.functional.row_statistics import row_statistics
+from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
@@ -42,6 +43,7 @@ def counted_rows(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 # Every state is here; the laws and the contract run over this table.
 STATE_KINDS = {
+    "calibration_evidence": StateKind(CalibrationEvidence.empty, CalibrationEvidence.of),
     "calibration_sketch": StateKind(CalibrationSketch.empty, CalibrationSketch.of),
     "confidence_cells": StateKind(ConfidenceCells.empty, lambda z, y: ConfidenceCells.of(*counted_rows(z, y))),
     "extrema": StateKind(Extrema.empty, lambda z, y: Extrema.of(z)),

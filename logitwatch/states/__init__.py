@@ -1,6 +1,7 @@
 """Frozen, fixed-size, mergeable summaries: ``empty()``, ``of(...)``, ``merge(other)``."""
 
 from logitwatch.states.binned_error import Interval
+from logitwatch.states.calibration_evidence import CalibrationEvidence, alarm_threshold
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
@@ -17,6 +18,7 @@ from logitwatch.states.temperature_grid import TemperatureFit, TemperatureGrid
 __all__ = [
     "BrierDecomposition",
     "Buckets",
+    "CalibrationEvidence",
     "CalibrationSketch",
     "ConfidenceCells",
     "Extrema",
@@ -32,6 +34,7 @@ __all__ = [
     "State",
     "TemperatureFit",
     "TemperatureGrid",
+    "alarm_threshold",
     "pack",
     "to_device",
     "unpack",

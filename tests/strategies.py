@@ -12,6 +12,7 @@ from torch import Tensor
 from logitwatch.functional.row_statistics import row_statistics
 from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.calibration_summary import CalibrationSummary
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import LogitHistogram
@@ -52,6 +53,12 @@ STATE_KINDS = {
     "logit_summary": StateKind(
         LogitSummary.empty,
         lambda z, y: LogitSummary.of(row_statistics(z.detach(), y), z.detach(), y != IGNORE_INDEX),
+    ),
+    "calibration_summary": StateKind(
+        CalibrationSummary.empty,
+        lambda z, y: CalibrationSummary(
+            CalibrationSketch.of(z, y), TemperatureGrid.of(z, y), CalibrationEvidence.of(z, y)
+        ),
     ),
     "temperature_grid": StateKind(TemperatureGrid.empty, TemperatureGrid.of),
     "moments": StateKind(Moments.empty, lambda z, y: Moments.of(z, z.isfinite())),

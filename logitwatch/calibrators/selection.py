@@ -1,16 +1,15 @@
 """Which calibrator to use: the one that predicts rows it was not fitted to best."""
 
 import copy
-import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from logitwatch.calibrators.base import Calibrator
+from logitwatch.calibrators.cross_fitting import cross_fitted, stratified_folds
 from logitwatch.calibrators.identity import Identity
-from logitwatch.calibrators.inputs import CalibrationRows, CalibrationWarning, calibration_rows
+from logitwatch.calibrators.inputs import CalibrationRows, calibration_rows
 from logitwatch.functional.scores import nll
 
 __all__ = ["Selection", "select_calibrator"]
@@ -76,12 +75,10 @@ def select_calibrator(
         'identity'
     """
     rows = calibration_rows(logits, targets, weights, ignore_index)
-    if not 2 <= folds <= len(rows.targets):
-        raise ValueError(f"folds must be 2 or more and at most the rows, {len(rows.targets)}, got {folds}")
+    fold = stratified_folds(rows.targets, folds)
     if not isinstance(candidates.get("identity", Identity()), Identity):
         raise ValueError("the name 'identity' is that of logits as they are; give the candidate another")
     everyone = {"identity": Identity(), **candidates}
-    fold = _folds(rows.targets, folds)
     scores = {name: _cross_fitted_nll(candidate, rows, fold) for name, candidate in everyone.items()}
     best = min(scores, key=lambda name: (scores[name] != scores[name], scores[name]))
     chosen = copy.deepcopy(everyone[best])
@@ -90,23 +87,10 @@ def select_calibrator(
 
 def _cross_fitted_nll(candidate: Calibrator, rows: CalibrationRows, fold: Tensor) -> float:
     """Mean NLL of the rows, each under the candidate fitted to the other folds."""
-    total = 0.0
-    for f in range(int(fold.max()) + 1):
-        inside = fold == f
-        fitted = copy.deepcopy(candidate)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CalibrationWarning)
-            fitted.fit(rows.logits[~inside], rows.targets[~inside], weights=rows.weights[~inside])
-        with torch.no_grad():
-            costs = nll(fitted(rows.logits[inside]), rows.targets[inside]).to(rows.weights)
-        total += (rows.weights[inside] @ costs).item()
-    return total / rows.weights.sum().item()
 
+    def fit(kept: Tensor) -> Calibrator:
+        part = rows.logits[kept], rows.targets[kept]
+        return copy.deepcopy(candidate).fit(*part, weights=rows.weights[kept])
 
-def _folds(targets: Tensor, folds: int) -> Tensor:
-    """The fold of each row: the classes dealt out one after another."""
-    shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0)).to(targets.device)
-    by_class = shuffled[targets[shuffled].argsort(stable=True)]
-    fold = torch.empty_like(targets)
-    fold[by_class] = torch.arange(len(targets), device=targets.device) % folds
-    return fold
+    costs = nll(cross_fitted(fit, rows.logits, fold), rows.targets).to(rows.weights)
+    return (rows.weights @ costs).item() / rows.weights.sum().item()

@@ -1,34 +1,50 @@
-"""Watches whether confidence is kept: calibration error beside what a calibrated model would show, and the curve."""
+"""Watches whether confidence is kept: calibration error beside what a calibrated model would show, and what to do."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from logitwatch.callbacks.calibration_history import CalibrationHistory, Validation
 from logitwatch.callbacks.monitor import Monitor
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.observation import Observation
 from logitwatch.sinks.readings import Reading, Scalars
 from logitwatch.sinks.state_readings import reliability_reading
+from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.calibration_summary import CalibrationSummary
 from logitwatch.states.protocol import State
+from logitwatch.states.temperature_grid import TemperatureGrid
 
 __all__ = ["CalibrationMonitor"]
+
+# Logits of a validation batch that temperatures are tried on, so that this costs no more than all other statistics.
+TEMPERATURE_ELEMENTS, FEWEST_ROWS = 2**20, 16
 
 
 class CalibrationMonitor(Monitor):
     """Logs calibration while the model trains, validates and tests, from a state of constant size.
 
-    Logged, under ``calibration/<stage>/``: ``ece``, ``null_ece``, ``accuracy``, ``confidence`` (fraction),
+    Logged, under ``calibration/<stage>/``: ``ece``, ``null_ece``, ``accuracy``, ``confidence``, ``gap`` (fraction),
     ``brier_score``, ``nll`` (nats), and the curve ``reliability``. An ``ece`` near its ``null_ece`` is no evidence of
     miscalibration. In training the sampled rows of the looks are gathered until there are 256; validation counts
     every row.
 
+    After a validation or test also ``adaptive_ece``, ``debiased_ece``, ``smooth_ece``, ``ks_error``, ``aurc``
+    (fraction), ``temperature`` (the best one, where there is one), ``refinement`` (nats, NLL at that temperature: what
+    no recalibration removes, and what to monitor with ``EarlyStopping``), and ``train_gap`` (fraction, the gap less
+    that of the training rows since the last validation). After validations the alerts ``calibration_overfitting`` and
+    ``miscalibration``; see `CalibrationHistory`.
+
     Args:
         num_bins: Equal-width bins of the confidence; numbers that divide 3600 are exact.
+        alpha: Probability that a calibrated model ever raises the alert ``miscalibration``, however often it is
+            validated.
         budget: See `LogitMonitor`; the smallest of all monitors counts.
         every_n_steps: See `LogitMonitor`; the smallest of all monitors counts.
         rows: See `LogitMonitor`; the largest of all monitors counts.
@@ -48,6 +64,7 @@ class CalibrationMonitor(Monitor):
         self,
         *,
         num_bins: int = 15,
+        alpha: float = 0.05,
         budget: float = 0.01,
         every_n_steps: int | None = None,
         rows: int | None = None,
@@ -57,38 +74,108 @@ class CalibrationMonitor(Monitor):
         super().__init__(budget=budget, every_n_steps=every_n_steps, rows=rows, source=source, on_fault=on_fault)
         if num_bins < 1:
             raise ValueError(f"num_bins must be >= 1, got {num_bins}")
-        self.num_bins = num_bins
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha must be in (0, 1), got {alpha}")
+        self.num_bins, self.alpha = num_bins, alpha
+        self._history = CalibrationHistory(alpha=alpha)
 
-    def empty(self, device: torch.device) -> CalibrationSketch:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """See `Monitor.setup`; the validations of another run are forgotten."""
+        self._history = CalibrationHistory(alpha=self.alpha)
+        super().setup(trainer, pl_module, stage)
+
+    def empty(self, device: torch.device) -> CalibrationSummary:
         """See `Monitor.empty`."""
-        return CalibrationSketch.empty(device=device)
+        return CalibrationSummary.empty(device=device)
 
     def summary(
         self, observation: Observation, sample: Observation, terms: Mapping[str, Tensor] | None, *, histograms: bool
-    ) -> CalibrationSketch | None:
+    ) -> CalibrationSummary | None:
         """See `Monitor.summary`."""
         if sample.targets is None or sample.num_classes < 2:
             return None
         rows = sample.statistics
-        return CalibrationSketch.of_rows(rows.confidence, rows.correct, rows.nll, rows.brier, sample.valid)
+        sketch = CalibrationSketch.of_rows(rows.confidence, rows.correct, rows.nll, rows.brier, sample.valid)
+        nothing = self.empty(sample.valid.device)
+        if sample.stage == "train":
+            return CalibrationSummary(sketch, nothing.temperatures, nothing.evidence)
+        evidence = CalibrationEvidence.of_rows(rows.confidence, rows.correct, sample.valid & ~sample.bad_target)
+        return CalibrationSummary(sketch, _temperatures(sample) or nothing.temperatures, evidence)
 
     def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
         """See `Monitor.readings`."""
-        sketch = cast(CalibrationSketch, state)
-        curve = reliability_reading(tags("calibration", "reliability"), sketch, step, num_bins=self.num_bins)
-        return [Scalars(values=self._scalars(sketch, tags), step=step), curve]
+        summary = cast(CalibrationSummary, state)
+        values = _scalars(summary.sketch, self.num_bins)
+        curve = reliability_reading(tags("calibration", "reliability"), summary.sketch, step, num_bins=self.num_bins)
+        alerts: list[Reading] = []
+        if tags.stage == "train":
+            self._history.trained(self.rows_in(state), values["gap"])
+        else:
+            values |= _epoch_scalars(summary, self.num_bins)
+            values["train_gap"] = values["gap"] - self._history.train_gap
+            if tags.stage == "val" and self.rows_in(state):
+                alerts += self._history.validated(_validation(tags, step, summary, values))
+        scalars = {tags("calibration", name): value for name, value in values.items() if not math.isnan(value)}
+        return [Scalars(values=scalars, step=step), curve, *alerts]
 
     def rows_in(self, state: State) -> int:
         """See `Monitor.rows_in`."""
-        return int(cast(CalibrationSketch, state).count)
+        return int(cast(CalibrationSummary, state).sketch.count)
 
-    def _scalars(self, sketch: CalibrationSketch, tags: Tags) -> dict[str, float]:
-        values = {
-            "ece": sketch.ece(self.num_bins),
-            "null_ece": sketch.null_ece(self.num_bins),
-            "brier_score": sketch.brier_score(),
-            "nll": sketch.nll(),
-            "accuracy": sketch.accuracy(),
-            "confidence": sketch.mean_confidence(),
-        }
-        return {tags("calibration", name): value.item() for name, value in values.items()}
+    def memory(self) -> dict[str, Any]:
+        """See `Monitor.memory`."""
+        return self._history.state_dict()
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """See `Monitor.recall`."""
+        self._history.load_state_dict(memory)
+
+
+def _temperatures(sample: Observation) -> TemperatureGrid | None:
+    """Sums over temperatures of as many rows as cost no more than everything else does; None where none has logits."""
+    few = sample.sample(max(FEWEST_ROWS, TEMPERATURE_ELEMENTS // sample.num_classes))
+    logits, targets = few.logits, few.targets
+    assert targets is not None
+    if logits.device != few.valid.device:  # rows put together from shards have no logits
+        return None
+    if few.binary:
+        yes = targets.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = torch.cat((torch.zeros_like(logits), logits), dim=-1)
+        targets = torch.stack((1 - yes, yes), dim=-1)
+    return TemperatureGrid.of_rows(logits, targets, few.valid & ~few.bad_target)
+
+
+def _scalars(sketch: CalibrationSketch, num_bins: int) -> dict[str, float]:
+    confidence, accuracy = sketch.mean_confidence(), sketch.accuracy()
+    values = {
+        "ece": sketch.ece(num_bins),
+        "null_ece": sketch.null_ece(num_bins),
+        "brier_score": sketch.brier_score(),
+        "nll": sketch.nll(),
+        "accuracy": accuracy,
+        "confidence": confidence,
+        "gap": confidence - accuracy,
+    }
+    return {name: value.item() for name, value in values.items()}
+
+
+def _epoch_scalars(summary: CalibrationSummary, num_bins: int) -> dict[str, float]:
+    """What takes milliseconds, and is worth them once an epoch."""
+    sketch = summary.sketch
+    values = {
+        "adaptive_ece": sketch.adaptive_ece(num_bins),
+        "debiased_ece": sketch.debiased_ece(num_bins),
+        "smooth_ece": sketch.smooth_ece(),
+        "ks_error": sketch.ks_error(),
+        "aurc": sketch.aurc(),
+        "temperature": summary.temperatures.temperature(),
+    }
+    return {name: value.item() for name, value in values.items()} | {"refinement": summary.refinement()}
+
+
+def _validation(tags: Tags, step: int, summary: CalibrationSummary, values: Mapping[str, float]) -> Validation:
+    where = tags("calibration", "").removeprefix("calibration/").replace("//", "/").rstrip("/")
+    log_e = summary.evidence.log_e_value().item()
+    names = ("nll", "refinement", "temperature", "confidence", "accuracy")
+    said = {name: values[name] for name in names}
+    return Validation(where=where, step=step, rows=int(summary.sketch.count), log_e=log_e, **said)

@@ -59,6 +59,15 @@ class Reporter(ABC):
         The scalars of an evaluation are also what EarlyStopping and ModelCheckpoint may monitor.
         """
 
+    def memory(self) -> dict[str, Any]:
+        """Plain numbers a monitor carries from one report to the next, beside its state; saved in checkpoints."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on with what `memory` gave when a checkpoint was saved."""
+        if memory:
+            raise ValueError(f"{type(self).__name__} remembers nothing, got {sorted(memory)}")
+
     @abstractmethod
     def rows_in(self, state: State) -> int:
         """How many rows a state on the CPU has seen."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from logitwatch.callbacks._compat import log_scalars
+from logitwatch.callbacks.alerts import Alerts
 from logitwatch.callbacks.cadence import Cadence
 from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.ledger import Account
@@ -54,6 +55,7 @@ class Session:
         # The report on its way out: its step, whose windows it has, what they say. Set in one store, so never half.
         self._leaving: tuple[int, list[Reporter], list[Reading]] | None = None
         self._last_report = -1
+        self.alerts = Alerts()
 
     @classmethod
     def join(cls, trainer: Any, module: Any, monitor: Reporter) -> Session:
@@ -148,6 +150,8 @@ class Session:
             "cadence": cadence.state_dict(),
             "record": self.outlet.position(),
             "window": self.windows.saved(monitor),
+            "memory": monitor.memory(),
+            "alerts": dict(self.alerts.counts),
         }
 
     def _start_cadence(self) -> None:
@@ -172,6 +176,8 @@ class Session:
         except Exception as error:
             text = "logitwatch: the saved cadence of %s cannot be used, starting afresh: %r"
             logger.warning(text, type(monitor).__name__, error)
+        self.faults.attempt("resuming", monitor.recall, saved.get("memory", {}), otherwise=None)
+        self.alerts.counts.update(saved.get("alerts", {}))
         if self.trainer.is_global_zero:
             self.windows.restore(monitor, saved.get("window"), self.module.device)
 
@@ -255,7 +261,7 @@ class Session:
         assert isinstance(total, Account)
         if step != self._last_report:  # an exception in a step just reported has no more to account for
             readings.append(Scalars(values=total.values(), step=step))
-        self._leaving = step, reported, readings
+        self._leaving = step, reported, self.alerts.counted(readings)
         self._send()
 
     def _send(self, *, again: bool = False) -> None:
@@ -316,7 +322,7 @@ class Session:
             if stage != "predict":
                 log = partial(log_scalars, batch_size=int(min(rows, 2**53)))
                 self.faults.attempt(type(monitor).__name__, log, self.module, said, otherwise=None)
-        self.outlet.write(readings, charged=False)  # time of validation is no time of steps
+        self.outlet.write(self.alerts.counted(readings), charged=False)  # time of validation is no time of steps
 
     def _on_save(self, checkpoint: dict[str, Any]) -> None:
         """Put the windows of all ranks into a checkpoint, which every rank takes part in writing.

@@ -40,6 +40,23 @@ QUANTITIES: dict[str, Quantity] = {
         "fraction", "expected calibration error, 15 equal bins: mean gap of confidence and accuracy"
     ),
     "calibration/null_ece": Quantity("fraction", "the ECE a perfectly calibrated model would show at these counts"),
+    "calibration/adaptive_ece": Quantity("fraction", "expected calibration error, 15 bins of equally many rows"),
+    "calibration/debiased_ece": Quantity(
+        "fraction²", "squared calibration error without its bias: around 0, also below, when calibrated"
+    ),
+    "calibration/smooth_ece": Quantity("fraction", "calibration error smoothed by a Gaussian as wide as the error"),
+    "calibration/ks_error": Quantity(
+        "fraction", "largest gap of confidence and accuracy, summed from the least confident row up"
+    ),
+    "calibration/aurc": Quantity("fraction", "mean error when only the most confident rows are answered"),
+    "calibration/gap": Quantity("fraction", "mean confidence less accuracy: above 0 over-confident"),
+    "calibration/train_gap": Quantity(
+        "fraction", "the gap less that of the training rows: confidence that does not carry over"
+    ),
+    "calibration/temperature": Quantity("", "logits divided by this have the smallest NLL; above 1 over-confident"),
+    "calibration/refinement": Quantity(
+        "nats", "NLL at the best temperature: what is left when calibration is perfect. Stop early on this"
+    ),
     "calibration/brier_score": Quantity("", "squared distance of probabilities to the target, summed over classes"),
     "calibration/nll": Quantity("nats", "mean negative log-likelihood of the target"),
     "calibration/accuracy": Quantity("fraction", "share of rows whose largest logit is the target"),
@@ -53,6 +70,9 @@ QUANTITIES: dict[str, Quantity] = {
 }
 
 
+_ALERTS = Quantity("count", "how often this rule has raised its alert")
+
+
 def describe(tag: str) -> Quantity:
     """Unit and meaning of a tag such as ``logits/val/entropy/dataloader_idx_1``; empty for an unknown one.
 
@@ -63,6 +83,8 @@ def describe(tag: str) -> Quantity:
     # family/<stage>/<quantity>, then perhaps a source and a data loader; what the suite says of itself has no stage
     family, *rest = tag.split("/")
     name = rest[min(1, len(rest) - 1)] if rest else ""
+    if family == "alerts":
+        return _ALERTS
     if family == "losses":
         name = "term"
     return QUANTITIES.get(f"{family}/{name}", Quantity("", ""))

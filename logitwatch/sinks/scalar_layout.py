@@ -26,9 +26,12 @@ _LOGITS = (
     Chart("trouble: non-finite and saturated", ("nonfinite", "saturation")),
 )
 _CALIBRATION = (
-    Chart("calibration error beside its null floor (fraction)", ("ece", "null_ece")),
+    Chart("calibration error beside its null floor (fraction)", ("ece", "null_ece", "smooth_ece", "adaptive_ece")),
     Chart("confidence beside accuracy (fraction)", ("confidence", "accuracy")),
-    Chart("NLL (nats)", ("nll",)),
+    Chart("over-confidence, and beyond that of training (fraction)", ("gap", "train_gap")),
+    Chart("NLL, and what is left of it at the best temperature (nats)", ("nll", "refinement")),
+    Chart("best temperature", ("temperature",)),
+    Chart("error of the most confident (fraction)", ("aurc",)),
 )
 _SUITE = (
     Chart("overhead and coverage (fraction)", ("overhead", "coverage")),

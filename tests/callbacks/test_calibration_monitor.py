@@ -1,21 +1,33 @@
 import inspect
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.observation import Observation
-from logitwatch.sinks.readings import Curve, Scalars
+from logitwatch.sinks.readings import Alert, Curve, Scalars
 from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.temperature_grid import TemperatureGrid
 
 CPU = torch.device("cpu")
+VAL = Tags("val")
 
 
 def batch(rows=200, classes=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return 3 * torch.randn(rows, classes, generator=generator), torch.randint(classes, (rows,), generator=generator)
+
+
+def scaled(by, rows=2000, seed=0):
+    """Logits whose best temperature is about ``by``."""
+    generator = torch.Generator().manual_seed(seed)
+    z = 2 * torch.randn(rows, 5, generator=generator)
+    return by * z, z.softmax(-1).multinomial(1, generator=generator).squeeze(1)
 
 
 def state_of(monitor, observation, *, rows=None):
@@ -25,13 +37,15 @@ def state_of(monitor, observation, *, rows=None):
 
 def test_it_logs_what_its_docstring_lists():
     monitor = CalibrationMonitor()
-    scalars, curve = monitor.readings(state_of(monitor, Observation.of(*batch())), Tags("val"), 7)
+    monitor.readings(state_of(monitor, Observation.of(*batch(), stage="train")), Tags("train"), 6)
+    scalars, curve, *alerts = monitor.readings(state_of(monitor, Observation.of(*scaled(3.0), stage="val")), VAL, 7)
     assert isinstance(scalars, Scalars)
     assert isinstance(curve, Curve)
     documented = inspect.getdoc(CalibrationMonitor)
-    for tag in (*scalars.values, curve.tag):
-        assert tag.startswith("calibration/val/")
-        assert f"``{tag.split('/')[-1]}``" in documented, tag
+    names = [tag.split("/")[-1] for tag in (*scalars.values, curve.tag)] + [alert.rule for alert in alerts]
+    assert all(f"``{name}``" in documented for name in names), names
+    assert {"refinement", "temperature", "train_gap", "miscalibration"} <= set(names)
+    assert all(tag.startswith("calibration/val/") for tag in scalars.values)
     assert {scalars.step, curve.step} == {7}
 
 
@@ -47,7 +61,7 @@ def test_the_numbers_are_those_of_the_sketch():
         assert values[f"calibration/test/{name}"] == getattr(sketch, name)().item()
     assert values["calibration/test/confidence"] == sketch.mean_confidence().item()
     assert monitor.rows_in(state) == 197
-    assert (int(state.ignored), int(state.nonfinite), int(state.bad_target)) == (1, 1, 1)
+    assert (int(state.sketch.ignored), int(state.sketch.nonfinite), int(state.sketch.bad_target)) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("num_bins", [1, 10, 15])
@@ -92,4 +106,104 @@ def test_no_value_is_looked_at_before_the_report():
     # A tensor on the meta device has no values, so to look at one raises where an accelerator would wait.
     z, y = (t.to("meta") for t in batch())
     state = state_of(CalibrationMonitor(), Observation.of(z, y))
-    assert state.merge(state).count.device.type == "meta"
+    assert state.merge(state).sketch.count.device.type == "meta"
+
+
+def values_of(state, stage="val", monitor=None):
+    readings = (monitor or CalibrationMonitor()).readings(state, Tags(stage), 7)
+    return {tag.removeprefix(f"calibration/{stage}/"): value for tag, value in readings[0].values.items()}
+
+
+def test_after_a_validation_every_read_out_is_that_of_the_states():
+    z, y = scaled(2.5)
+    values = values_of(state_of(CalibrationMonitor(), Observation.of(z, y, stage="val")))
+    sketch, temperatures = CalibrationSketch.of(z, y), TemperatureGrid.of(z, y)
+    for name in ("adaptive_ece", "debiased_ece"):
+        assert values[name] == getattr(sketch, name)(15).item()
+    for name in ("smooth_ece", "ks_error", "aurc"):
+        assert values[name] == getattr(sketch, name)().item()
+    assert values["temperature"] == temperatures.temperature().item() == pytest.approx(2.5, rel=0.1)
+    # float32 sums of the same rows in another order
+    assert values["refinement"] == pytest.approx(temperatures.nll_at_optimum().item(), rel=1e-6)
+    assert values["gap"] == (sketch.mean_confidence() - sketch.accuracy()).item() > 0.1
+
+
+def test_what_takes_milliseconds_is_left_to_validations():
+    state = state_of(CalibrationMonitor(), Observation.of(*scaled(2.5), stage="train"))
+    assert state.temperatures.count == 0
+    assert not {"smooth_ece", "temperature", "refinement"} & values_of(state, "train").keys()
+
+
+def test_a_wide_validation_tries_temperatures_on_some_of_its_rows():
+    z, y = torch.zeros(64, 2**15), torch.arange(64)
+    z[torch.arange(64), (y + y % 2)] = 9.0
+    state = state_of(CalibrationMonitor(), Observation.of(z, y, stage="val"))
+    assert state.temperatures.count == 2**20 // 2**15
+    assert state.sketch.count == 64
+    values = values_of(state)
+    assert 0 < values["refinement"] < values["nll"]
+
+
+def test_refinement_is_of_every_row_where_temperatures_are_of_some():
+    z, y = scaled(2.5)
+    whole = CalibrationMonitor().summary(*[Observation.of(z, y, stage="val")] * 2, None, histograms=False)
+    some = replace(whole, temperatures=TemperatureGrid.of(z[:1000], y[:1000]))
+    assert some.refinement() == pytest.approx(whole.refinement(), rel=0.02)  # the same rows but for what is saved
+    assert some.refinement() - whole.refinement() != 0
+
+
+@pytest.mark.parametrize("targets", ["separable", "random", "of an absent class"])
+def test_where_there_is_no_best_temperature_none_is_logged_and_refinement_is(targets):
+    z, y = scaled(1.0)
+    y = {"separable": z.argmax(-1), "random": torch.arange(2000) % 5, "of an absent class": y}[targets]
+    if targets == "of an absent class":
+        z[0, y[0]] = -math.inf
+    values = values_of(state_of(CalibrationMonitor(), Observation.of(z, y, stage="val")))
+    assert "temperature" not in values
+    assert values["refinement"] <= values["nll"]
+
+
+def test_yes_or_no_logits_have_a_temperature():
+    generator = torch.Generator().manual_seed(0)
+    z = 2 * torch.randn(2000, generator=generator)
+    y = torch.bernoulli(z.sigmoid(), generator=generator)
+    values = values_of(state_of(CalibrationMonitor(), Observation.of(3 * z, y, binary=True, stage="val")))
+    assert values["temperature"] == pytest.approx(3, rel=0.1)
+    assert values["refinement"] == pytest.approx(F.binary_cross_entropy_with_logits(z, y).item(), rel=0.01)
+
+
+def test_the_gap_is_compared_with_that_of_the_training_rows():
+    monitor = CalibrationMonitor()
+    train = state_of(monitor, Observation.of(*scaled(1.0), stage="train"))
+    val = state_of(monitor, Observation.of(*scaled(2.5), stage="val"))
+    assert "train_gap" not in values_of(val, monitor=monitor)
+    before = values_of(train, "train", monitor)["gap"]
+    values = values_of(val, monitor=monitor)
+    assert values["train_gap"] == pytest.approx(values["gap"] - before)
+
+
+def rules(monitor, state, stage="val"):
+    return [reading.rule for reading in monitor.readings(state, Tags(stage), 7) if isinstance(reading, Alert)]
+
+
+def test_an_over_confident_validation_raises_the_alert_and_a_calibrated_one_or_a_test_does_not():
+    monitor = CalibrationMonitor()
+    sure = state_of(monitor, Observation.of(*scaled(2.5), stage="val"))
+    right = state_of(monitor, Observation.of(*scaled(1.0), stage="val"))
+    assert [rules(monitor, state) for state in (right, sure, right)] == [[], ["miscalibration"], []]
+    assert rules(CalibrationMonitor(), sure, "test") == []
+    assert rules(CalibrationMonitor(alpha=1e-300), sure) == []
+
+
+def test_what_it_remembers_is_plain_and_goes_on_in_another():
+    sure = Observation.of(*scaled(2.5), stage="val")
+    one, other = CalibrationMonitor(), CalibrationMonitor()
+    assert rules(one, state_of(one, sure)) == ["miscalibration"]
+    other.recall(json.loads(json.dumps(one.memory())))
+    assert rules(other, state_of(other, sure)) == []
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1])
+def test_an_alpha_that_is_no_probability_is_refused(alpha):
+    with pytest.raises(ValueError, match=r"alpha must be in \(0, 1\), got"):
+        CalibrationMonitor(alpha=alpha)

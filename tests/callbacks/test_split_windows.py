@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -86,16 +88,17 @@ def missed_main(rank, folder):
 def test_a_sample_of_split_rows_is_put_together_and_the_counts_are_of_all(tmp_path):
     z, y = map(torch.cat, zip(batch(0), batch(1), strict=True))
     for rank in on_ranks(window_main, RANKS, tmp_path):
-        (summary, sketch), kept, cleared = rank["found"]
+        (summary, calibration), kept, cleared = rank["found"]
+        sketch = calibration.sketch
         assert summary.seen == ROWS
         assert summary.extrema.maximum.item() == z.max()
         assert sketch.count == summary.counted == TRAINING_ROWS
         assert rank["grown"] == TRAINING_ROWS - ROWS // 2
         # A sample of 256 of 300 rows: its mean is nearer than a tenth of what it may be at all.
         assert sketch.nll().item() == pytest.approx(nn.functional.cross_entropy(z, y).item(), rel=0.1)
-        assert [kept[0].seen, kept[1].count] == [ROWS, TRAINING_ROWS]
-        assert kept[1].nll() == sketch.nll()
-        assert [cleared[0].seen, cleared[1].count] == [0, 0]
+        assert [kept[0].seen, kept[1].sketch.count] == [ROWS, TRAINING_ROWS]
+        assert kept[1].sketch.nll() == sketch.nll()
+        assert [cleared[0].seen, cleared[1].sketch.count] == [0, 0]
         assert rank["faults"] == 0
 
 
@@ -125,9 +128,10 @@ def test_split_rows_of_a_module_without_spread_parameters_are_a_fault_with_a_rem
 
 def test_nobody_is_asked_where_nothing_is_spread():
     windows, monitor = Windows(Faults(), nn.Linear(2, 2)), CalibrationMonitor()
-    windows.add(monitor, "val", 0, CalibrationSketch.of(*batch(0)))
+    seen = replace(monitor.empty(CPU), sketch=CalibrationSketch.of(*batch(0)))
+    windows.add(monitor, "val", 0, seen)
     states, rest = windows.merged([monitor], "val", 1, CPU)
-    assert (states[monitor, 0].count, rest) == (ROWS // 2, [])
+    assert (states[monitor, 0].sketch.count, rest) == (ROWS // 2, [])
 
 
 def test_the_numbers_of_looks_begin_anew_with_each_window():

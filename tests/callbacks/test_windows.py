@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -6,15 +8,17 @@ from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.windows import Windows, plain_state
 from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.calibration_summary import CalibrationSummary
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_summary import LogitSummary
 
 CPU = torch.device("cpu")
 
 
-def sketch(rows: int) -> CalibrationSketch:
+def sketch(rows: int) -> CalibrationSummary:
     logits = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows))
-    return CalibrationSketch.of(logits, torch.zeros(rows, dtype=torch.long))
+    seen = CalibrationSketch.of(logits, torch.zeros(rows, dtype=torch.long))
+    return replace(CalibrationSummary.empty(), sketch=seen)
 
 
 def test_states_of_one_monitor_stage_and_loader_merge_and_others_stay_apart():
@@ -24,7 +28,9 @@ def test_states_of_one_monitor_stage_and_loader_merge_and_others_stay_apart():
     windows.add(monitor, "val", 1, sketch(5))
     windows.add(monitor, "train", 0, sketch(6))
     windows.add(monitor, "val", 1, None)
-    counts = {loader: int(state.count) for (_, loader), state in windows.merged([monitor], "val", 3, CPU)[0].items()}
+    counts = {
+        loader: int(state.sketch.count) for (_, loader), state in windows.merged([monitor], "val", 3, CPU)[0].items()
+    }
     assert counts == {0: 7, 1: 5, 2: 0}
 
 
@@ -34,7 +40,7 @@ def test_a_cleared_window_begins_anew():
     windows.clear(monitor, "train")
     windows.clear(monitor, "train")
     windows.add(monitor, "train", 0, sketch(2))
-    assert [int(s.count) for s in windows.merged([monitor], "train", 1, CPU)[0].values()] == [2]
+    assert [int(s.sketch.count) for s in windows.merged([monitor], "train", 1, CPU)[0].values()] == [2]
 
 
 def test_a_saved_window_comes_back_through_a_safe_load_and_goes_on(tmp_path):
@@ -45,8 +51,8 @@ def test_a_saved_window_comes_back_through_a_safe_load_and_goes_on(tmp_path):
     again.restore(monitor, torch.load(tmp_path / "state.pt", weights_only=True), CPU)
     again.add(monitor, "train", 0, sketch(4))
     (state,) = again.merged([monitor], "train", 1, CPU)[0].values()
-    assert int(state.count) == 7
-    assert state.nll().item() == sketch(3).merge(sketch(4)).nll().item()
+    assert int(state.sketch.count) == 7
+    assert state.sketch.nll().item() == sketch(3).merge(sketch(4)).sketch.nll().item()
 
 
 def saved_window():
@@ -73,7 +79,7 @@ def test_a_window_that_does_not_fit_is_left_alone_with_a_warning(damage, why, ca
     windows.restore(monitor, damage(saved_window()), CPU)
     assert "CalibrationMonitor cannot be used, starting afresh" in caplog.text
     assert why in caplog.text
-    assert [int(s.count) for s in windows.merged([monitor], "train", 1, CPU)[0].values()] == [0]
+    assert [int(s.sketch.count) for s in windows.merged([monitor], "train", 1, CPU)[0].values()] == [0]
 
 
 @pytest.mark.parametrize("part", ["sums", "maxima"])
@@ -100,4 +106,4 @@ def test_a_monitor_that_cannot_make_a_state_is_left_out_and_the_others_are_not(c
     windows.add(sound, "train", 0, sketch(3))
     merged, (also,) = windows.merged([broken, sound], "train", 1, CPU, also=[(sketch(5), sketch(0))])
     assert [monitor for monitor, _ in merged] == [sound]
-    assert (int(merged[sound, 0].count), int(also.count), faults.count) == (3, 5, 1)
+    assert (int(merged[sound, 0].sketch.count), int(also.sketch.count), faults.count) == (3, 5, 1)

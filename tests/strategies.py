@@ -39,7 +39,7 @@ def counted_rows(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Confidence, correctness and whether to count, as `CalibrationSketch.of_rows` hands them to its views."""
     rows = row_statistics(z.detach(), y)
     left_out = rows.confidence.isnan() | rows.nll.isnan()
-    return rows.confidence.masked_fill(left_out, 0.0), rows.correct, ~left_out
+    return rows.confidence.masked_fill(left_out, 0.0), rows.correct & ~left_out, ~left_out
 
 
 # Every state is here; the laws and the contract run over this table.

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from logitwatch.states.confidence_cells import ConfidenceCells
+from logitwatch.states.confidence_cells import Bins
 
 __all__ = [
     "WILSON_Z",
@@ -31,7 +31,7 @@ class Interval(NamedTuple):
     upper: Tensor
 
 
-def calibration_error(bins: ConfidenceCells, norm: Literal["l1", "l2", "max"]) -> Tensor:
+def calibration_error(bins: Bins, norm: Literal["l1", "l2", "max"]) -> Tensor:
     """Distance of accuracy and confidence; see `CalibrationSketch.ece`."""
     gap = torch.where(bins.counts > 0, bins.gaps / bins.counts, 0.0).abs()
     match norm:
@@ -45,18 +45,18 @@ def calibration_error(bins: ConfidenceCells, norm: Literal["l1", "l2", "max"]) -
             raise ValueError(f'norm must be "l1", "l2" or "max", got {norm!r}')
 
 
-def signed_error(bins: ConfidenceCells, sign: int) -> Tensor:
+def signed_error(bins: Bins, sign: int) -> Tensor:
     """The part of the ``l1`` error where confidence is above accuracy (``sign`` 1) or below (-1)."""
     return (sign * bins.gaps).clamp(min=0).sum() / bins.counts.sum()
 
 
-def null_error(bins: ConfidenceCells) -> Tensor:
+def null_error(bins: Bins) -> Tensor:
     """The ``l1`` error expected of calibrated rows; see `CalibrationSketch.null_ece`."""
     n = bins.counts.to(bins.gaps.dtype)
     return _mean_absolute_deviation(n, bins.confidences / n, bins.null_variances).sum() / n.sum()
 
 
-def debiased_squared_error(bins: ConfidenceCells) -> Tensor:
+def debiased_squared_error(bins: Bins) -> Tensor:
     """Squared gaps less their sampling variance; see `CalibrationSketch.debiased_ece`."""
     n = bins.counts.to(bins.gaps.dtype)
     noise = torch.where(n > 1, _sample_variance(bins), bins.null_variances)
@@ -64,7 +64,7 @@ def debiased_squared_error(bins: ConfidenceCells) -> Tensor:
     return torch.where(n > 0, bins.gaps.square() / n - noise, 0.0).sum() / n.sum()
 
 
-def debiased_l1_error(bins: ConfidenceCells) -> Tensor:
+def debiased_l1_error(bins: Bins) -> Tensor:
     """The ``l1`` error less what noise adds to each absolute gap; see `CalibrationSketch.debiased_l1`."""
     gap, noise = bins.gaps.abs(), bins.null_variances.sqrt()
     with_noise = math.sqrt(2 / math.pi) * noise * (-(gap / noise).square() / 2).exp()
@@ -72,7 +72,7 @@ def debiased_l1_error(bins: ConfidenceCells) -> Tensor:
     return torch.where(noise > 0, 2 * gap - with_noise, gap).sum() / bins.counts.sum()
 
 
-def error_interval(bins: ConfidenceCells) -> Interval:
+def error_interval(bins: Bins) -> Interval:
     """Limits of the ``l1`` error of the population; see `CalibrationSketch.ece_interval`."""
     n = bins.counts.to(bins.gaps.dtype)
     total, gaps = n.sum(), torch.where(n > 0, bins.gaps / n, 0.0)
@@ -87,7 +87,7 @@ def error_interval(bins: ConfidenceCells) -> Interval:
     return Interval((error - most_bias - reach).clamp(min=0), (error + reach).clamp(max=1))
 
 
-def _sample_variance(bins: ConfidenceCells) -> Tensor:
+def _sample_variance(bins: Bins) -> Tensor:
     """Unbiased variance of confidence less hit within each bin; meaningless for fewer than two rows."""
     n = bins.counts.to(bins.gaps.dtype)
     return ((bins.squared_gaps - bins.gaps.square() / n) / (n - 1)).clamp(min=0)

@@ -20,12 +20,11 @@ PARTS = 1 << PARTS_BITS
 LOW, HIGH = 20, 32
 LOW_CELLS = LOW * PARTS + 1  # exactly a half has a cell of its own
 RANK_CELLS = LOW_CELLS + HIGH * PARTS
-RIGHT, LEFT_OUT = RANK_CELLS, 2 * RANK_CELLS
 
 
 @dataclass(frozen=True)
 class RankCells:
-    """Counts, hits and summed confidence in cells ordered by confidence, even in log-odds: 107 KB.
+    """Counts and summed confidence of wrong and right rows, in cells ordered by confidence, even in log-odds: 107 KB.
 
     Rows of one cell are tied. A cell is found from the leading bits of ``c`` or ``1 - c``, so it is the same on every
     device, without a logarithm and without a search.
@@ -33,46 +32,55 @@ class RankCells:
     Examples:
         >>> c, right = torch.tensor([0.9, 0.999, 1.0]), torch.tensor([False, True, True])
         >>> seen = RankCells.of(c, right, torch.ones_like(right))
-        >>> seen.counts.nonzero().flatten().tolist(), seen.counts[-1].item()
-        ([1434, 1855, 3328], 1)
+        >>> seen.rows.nonzero().flatten().tolist(), seen.hits.nonzero().flatten().tolist()
+        ([1434, 1855, 3328], [1855, 3328])
     """
 
-    counts: Tensor = summed()  # int64 [3329]
-    hits: Tensor = summed()  # int64 [3329], right rows
-    confidences: Tensor = summed()  # float64 [3329]
-    hit_confidences: Tensor = summed()  # float64 [3329], confidences of right rows
+    counts: Tensor = summed()  # int64 [2, 3329]: wrong, right
+    confidences: Tensor = summed()  # float64 [2, 3329]: of wrong rows, of right ones
 
     @classmethod
     def empty(cls, *, device: torch.device | str = "cpu") -> RankCells:
         """See `State.empty`."""
-        counts = torch.zeros(RANK_CELLS, dtype=torch.int64, device=device)
-        sums = torch.zeros(RANK_CELLS, dtype=accumulator_dtype(torch.device(device)), device=device)
-        return cls(counts, counts, sums, sums)
+        dtype = accumulator_dtype(torch.device(device))
+        return cls(
+            torch.zeros(2, RANK_CELLS, dtype=torch.int64, device=device),
+            torch.zeros(2, RANK_CELLS, dtype=dtype, device=device),
+        )
 
     @classmethod
     def of(cls, confidence: Tensor, correct: Tensor, counted: Tensor) -> RankCells:
         """The cells of some rows; the arguments are those of `ConfidenceCells.of`."""
         c = confidence.to(accumulator_dtype(confidence.device))
-        slot = (_cell(c) + RIGHT * correct).masked_fill_(~counted, LEFT_OUT)
-        counts = torch.zeros(LEFT_OUT + 1, dtype=torch.int64, device=slot.device)
-        counts.scatter_add_(0, slot, torch.ones_like(slot))
-        sums = c.new_zeros(LEFT_OUT + 1).scatter_add_(0, slot, c)
-        hits, right = counts[RIGHT:LEFT_OUT], sums[RIGHT:LEFT_OUT]
-        return cls(counts[:RIGHT] + hits, hits.clone(), sums[:RIGHT] + right, right.clone())
+        cell = _cell(c).add_(correct, alpha=RANK_CELLS)
+        counts = torch.zeros(2 * RANK_CELLS, dtype=torch.int64, device=cell.device)
+        counts.scatter_add_(0, cell, counted.long())
+        confidences = c.new_zeros(2 * RANK_CELLS).scatter_add_(0, cell, c)
+        return cls(counts.view(2, RANK_CELLS), confidences.view(2, RANK_CELLS))
 
     def merge(self, other: RankCells) -> RankCells:
         """See `State.merge`."""
         return merge_fields(self, other)
 
     @property
-    def gaps(self) -> Tensor:
-        """Summed confidence less hits."""
-        return self.confidences - self.hits
+    def rows(self) -> Tensor:
+        """Rows of each cell, int64."""
+        return self.counts.sum(0)
 
     @property
     def misses(self) -> Tensor:
         """Wrong rows, int64."""
-        return self.counts - self.hits
+        return self.counts[0]
+
+    @property
+    def hits(self) -> Tensor:
+        """Right rows, int64."""
+        return self.counts[1]
+
+    @property
+    def gaps(self) -> Tensor:
+        """Summed confidence less hits."""
+        return self.confidences.sum(0) - self.hits
 
 
 def lower_edges(device: torch.device) -> Tensor:
@@ -88,12 +96,10 @@ def lower_edges(device: torch.device) -> Tensor:
 
 def _cell(c: Tensor) -> Tensor:
     """Cell of each confidence, int64, in order of confidence; ``c`` is in the accumulator type."""
-    high = c > 0.5
-    x = torch.where(high, 1 - c, c)  # exact above a half
-    leading = _leading_bits(x)
-    below = (leading - (_half(x.dtype) - LOW * PARTS)).clamp_(min=0)
-    above = RANK_CELLS - 1 - (leading - (_half(x.dtype) - HIGH * PARTS)).clamp_(min=0)
-    return torch.where(high, above, below)
+    rest = 1 - c  # exact above a half
+    leading, half = _leading_bits(torch.minimum(c, rest)), _half(c.dtype)
+    above = RANK_CELLS - 1 + half - HIGH * PARTS - leading
+    return torch.where(rest < c, above, leading - (half - LOW * PARTS)).clamp_(0, RANK_CELLS - 1)
 
 
 def _leading_bits(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logitwatch.states.rank_cells import RankCells, lower_edges
+from logitwatch.states.rank_cells import RANK_CELLS, RankCells, lower_edges
 
 __all__ = ["Certified", "equal_mass_error", "kolmogorov_smirnov", "kuiper"]
 
@@ -21,16 +21,16 @@ def equal_mass_error(cells: RankCells, num_bins: int) -> Certified:
     """See `CalibrationSketch.adaptive_ece`."""
     if num_bins < 1:
         raise ValueError(f"num_bins must be >= 1, got {num_bins}")
-    gaps, counts = _from_nothing(cells.gaps), _from_nothing(cells.counts).to(cells.gaps.dtype)
+    gaps, counts = _from_nothing(cells.gaps), _from_nothing(cells.rows).to(cells.gaps.dtype)
     total = counts[-1]
     cut = torch.arange(1, num_bins, dtype=gaps.dtype, device=gaps.device) / num_bins * total
-    cell = (torch.searchsorted(counts, cut, right=True) - 1).clamp(max=cells.counts.numel() - 1)
-    share = torch.where(cells.counts[cell] > 0, (cut - counts[cell]) / cells.counts[cell], 0.0)
+    cell = (torch.searchsorted(counts, cut, right=True) - 1).clamp(max=RANK_CELLS - 1)
+    rows, hits = cells.rows[cell].to(gaps.dtype), cells.hits[cell]
+    share = torch.where(rows > 0, (cut - counts[cell]) / rows, 0.0)
     at_cut = torch.cat((gaps[:1], gaps[cell] + share * cells.gaps[cell], gaps[-1:]))
     # A cut within a cell takes some rows of it, the best or worst of them: this many hits and this much confidence
     # apart from its share of them.
     inside = (share > 0) & (share < 1)
-    rows, hits = cells.counts[cell].to(gaps.dtype), cells.hits[cell]
     spread = hits * (rows - hits) / rows + rows / 4 * _widths(cells)[cell]
     return Certified(at_cut.diff().abs().sum() / total, 2 * torch.where(inside, spread, 0.0).sum() / total)
 
@@ -52,9 +52,10 @@ def kuiper(cells: RankCells) -> Certified:
 def _partial_sums(cells: RankCells) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of the gaps up to each edge, over all rows; the largest and the smallest they can be amid a cell."""
     sums, total = _from_nothing(cells.gaps), cells.counts.sum()
+    of_wrong, of_right = cells.confidences
     # Within a cell all wrong rows may come first, or all right ones.
-    highest = (sums[:-1] + cells.confidences - cells.hit_confidences).amax().clamp(min=0)
-    lowest = (sums[:-1] + cells.hit_confidences - cells.hits).amin().clamp(max=0)
+    highest = (sums[:-1] + of_wrong).amax().clamp(min=0)
+    lowest = (sums[:-1] + of_right - cells.hits).amin().clamp(max=0)
     return sums / total, highest / total, lowest / total
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from logitwatch.states.binned_error import WILSON_Z
-from logitwatch.states.confidence_cells import ConfidenceCells
+from logitwatch.states.confidence_cells import Bins
 
 __all__ = ["BrierDecomposition", "ReliabilityCurve", "decomposed_brier", "reliability_of"]
 
@@ -33,7 +33,7 @@ class BrierDecomposition(NamedTuple):
     within_bin_covariance: Tensor  # of confidence and being right, twice
 
 
-def reliability_of(bins: ConfidenceCells) -> ReliabilityCurve:
+def reliability_of(bins: Bins) -> ReliabilityCurve:
     """See `CalibrationSketch.reliability_curve`."""
     n = bins.counts.to(bins.confidences.dtype)
     p, z2 = bins.hits / n, WILSON_Z**2
@@ -44,7 +44,7 @@ def reliability_of(bins: ConfidenceCells) -> ReliabilityCurve:
     return ReliabilityCurve(bins.counts, bins.confidences / n, p, lower, upper)
 
 
-def decomposed_brier(bins: ConfidenceCells) -> BrierDecomposition:
+def decomposed_brier(bins: Bins) -> BrierDecomposition:
     """See `CalibrationSketch.brier_decomposition`."""
     n = bins.counts.to(bins.confidences.dtype)
     total, accuracy = n.sum(), bins.hits.sum() / n.sum()

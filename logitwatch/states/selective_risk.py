@@ -21,13 +21,13 @@ class RiskCoverageCurve(NamedTuple):
 
 def risk_coverage(cells: RankCells) -> RiskCoverageCurve:
     """See `CalibrationSketch.risk_coverage_curve`."""
-    answered, misses = (rows.flip(0).cumsum(0).to(cells.gaps.dtype) for rows in (cells.counts, cells.misses))
+    answered, misses = (rows.flip(0).cumsum(0).to(cells.gaps.dtype) for rows in (cells.rows, cells.misses))
     return RiskCoverageCurve(lower_edges(answered.device).flip(0), answered / answered[-1], misses / answered)
 
 
 def area_under_risk(cells: RankCells) -> Certified:
     """See `CalibrationSketch.aurc`."""
-    n, wrong = cells.counts.flip(0).to(cells.gaps.dtype), cells.misses.flip(0)
+    n, wrong = cells.rows.flip(0).to(cells.gaps.dtype), cells.misses.flip(0)
     before, errors = n.cumsum(0) - n, wrong.cumsum(0) - wrong
     # With a rows and E errors before a cell, its j-th of n rows makes the risk (E + j e / n) / (a + j) on average over
     # their orders. Summed over j that is e + (E - a e / n) (H(a + n) - H(a)).
@@ -40,7 +40,7 @@ def area_under_risk(cells: RankCells) -> Certified:
 
 def area_under_generalized_risk(cells: RankCells) -> Certified:
     """See `CalibrationSketch.augrc`."""
-    n, wrong = cells.counts.flip(0).to(cells.gaps.dtype), cells.misses.flip(0)
+    n, wrong = cells.rows.flip(0).to(cells.gaps.dtype), cells.misses.flip(0)
     errors, total = wrong.cumsum(0) - wrong, n.sum()
     area = (n * (errors + wrong / 2)).sum() / total.square()
     return Certified(area, (wrong * (n - wrong)).sum() / 2 / total.square())

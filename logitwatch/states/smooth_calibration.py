@@ -26,7 +26,7 @@ def smooth_calibration_error(grids: SmoothingGrids) -> Tensor:
     """
     # The path of the halvings depends on the data. The few bandwidths with a grid of their own are all evaluated, the
     # others are evaluated as they come, so that nothing waits for the device.
-    fine = torch.stack([_error(grids.at(k), _at(k, grids.masses), grid_intervals(k)) for k in range(FINEST, COARSE)])
+    fine = torch.stack([_error(grids.at(k), _at(k, grids.points), grid_intervals(k)) for k in range(FINEST, COARSE)])
     coarse_points = grids.at(COARSE)
     spectrum = torch.fft.rfft(_reflected(coarse_points), n=_length(coarse_points))
 
@@ -36,7 +36,7 @@ def smooth_calibration_error(grids: SmoothingGrids) -> Tensor:
         # An index of no dimension would be read on the host.
         return torch.where(bandwidth < COARSE, fine.gather(0, place.unsqueeze(0)).squeeze(0), coarse)
 
-    low, high = _at(0, grids.masses), _at(RESOLUTION, grids.masses)
+    low, high = _at(0, grids.points), _at(RESOLUTION, grids.points)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         below = (middle < FINEST) | (middle / RESOLUTION < error(middle))

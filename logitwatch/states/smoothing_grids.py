@@ -50,26 +50,26 @@ class SmoothingGrids:
         ([0.75, 0.25, 0.0], 0.50025)
     """
 
-    masses: Tensor = summed()  # float64 [POINTS], rows
-    gaps: Tensor = summed()  # float64 [POINTS], confidence less hit
+    points: Tensor = summed()  # float64 [2, POINTS]: rows; confidence less hit
 
     @classmethod
     def empty(cls, *, device: torch.device | str = "cpu") -> SmoothingGrids:
         """See `State.empty`."""
-        points = torch.zeros(POINTS, dtype=accumulator_dtype(torch.device(device)), device=device)
-        return cls(points, points)
+        dtype = accumulator_dtype(torch.device(device))
+        return cls(torch.zeros(2, POINTS, dtype=dtype, device=device))
 
     @classmethod
     def of(cls, confidence: Tensor, correct: Tensor, counted: Tensor) -> SmoothingGrids:
         """The grids of some rows; the arguments are those of `ConfidenceCells.of`."""
-        dtype = accumulator_dtype(confidence.device)
-        table = torch.zeros(2, POINTS, dtype=dtype, device=confidence.device)
+        c = confidence.to(accumulator_dtype(confidence.device))
+        values = torch.stack((counted.to(c.dtype), c - correct.to(c.dtype)))
+        # A row at 1 is on the last point of each grid, and its share of the point after that is nothing.
+        points = c.new_zeros(2, POINTS + 1)
         # Each row becomes two shares on each grid, and a share takes two numbers.
-        step = max(1, chunk_elements(confidence.device) // (4 * len(GRIDS)))
-        for start in range(0, len(confidence), step):
-            rows = slice(start, start + step)
-            _share(table, confidence[rows].to(dtype), correct[rows].to(dtype), counted[rows].to(dtype))
-        return cls(table[0].clone(), table[1].clone())
+        step = max(1, chunk_elements(c.device) // (4 * len(GRIDS)))
+        for start in range(0, len(c), step):
+            _share(points, c[start : start + step], values[:, start : start + step])
+        return cls(points[:, :POINTS].contiguous())
 
     def merge(self, other: SmoothingGrids) -> SmoothingGrids:
         """See `State.merge`."""
@@ -80,23 +80,22 @@ class SmoothingGrids:
         intervals = grid_intervals(bandwidth)
         finer = next(grid for grid in GRIDS if grid % intervals == 0)
         start = sum(GRIDS[: GRIDS.index(finer)]) + GRIDS.index(finer)
-        points = torch.stack((self.masses, self.gaps))[:, start : start + finer + 1]
+        points = self.points[:, start : start + finer + 1]
         while points.shape[1] > intervals + 1:
             points = _halved(points)
         return points
 
 
-def _share(table: Tensor, c: Tensor, hit: Tensor, weight: Tensor) -> None:
-    """Add rows to the points of all grids, in place."""
+def _share(points: Tensor, c: Tensor, values: Tensor) -> None:
+    """Add rows at ``c`` with values ``[2, rows]`` to the points of all grids, in place."""
     intervals, first = _layout(c.device)
     position = c * intervals
-    left = torch.minimum(position.floor(), intervals - 1)
-    right_share = (position - left) * weight
-    shares = torch.cat((weight - right_share, right_share))
-    point = left.long() + first
-    points = torch.cat((point, point + 1)).flatten()
-    table[0].scatter_add_(0, points, shares.flatten())
-    table[1].scatter_add_(0, points, (shares * (c - hit)).flatten())
+    left = position.long()
+    values = values.unsqueeze(1)
+    after = values * (position - left)
+    place = left.add_(first).flatten().expand(2, -1)
+    points.scatter_add_(1, place, (values - after).flatten(1))
+    points[:, 1:].scatter_add_(1, place, after.flatten(1))
 
 
 @cache

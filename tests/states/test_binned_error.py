@@ -14,10 +14,10 @@ from logitwatch.states.binned_error import (
     null_error,
     signed_error,
 )
-from logitwatch.states.confidence_cells import ConfidenceCells
+from logitwatch.states.confidence_cells import Bins, ConfidenceCells
 
 
-def bins(c: Tensor, right: Tensor, num_bins: int = 15) -> ConfidenceCells:
+def bins(c: Tensor, right: Tensor, num_bins: int = 15) -> Bins:
     return ConfidenceCells.of(c, right, torch.ones_like(right)).in_bins(num_bins)
 
 

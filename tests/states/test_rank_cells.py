@@ -50,10 +50,11 @@ def test_a_device_without_float64_finds_the_same_cells() -> None:
 def test_sums_are_those_of_the_rows_that_count() -> None:
     c, generator = spread_out(), torch.Generator().manual_seed(1)
     right, counted = (torch.rand(len(c), generator=generator) < share for share in (0.6, 0.8))
+    c, right = c * counted, right & counted
     seen = RankCells.of(c, right, counted)
-    assert seen.counts.sum() == counted.sum()
-    assert seen.hits.sum() == (counted & right).sum()
-    assert torch.equal(seen.misses, RankCells.of(c, right, counted & ~right).counts)
-    torch.testing.assert_close(seen.confidences.sum(), c[counted].sum(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(seen.hit_confidences.sum(), c[counted & right].sum(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(seen.gaps.sum(), (c - 1.0 * right)[counted].sum(), rtol=1e-12, atol=0)
+    assert torch.equal(seen.misses, RankCells.of(c * ~right, right & ~right, counted & ~right).rows)
+    assert (seen.rows.sum(), seen.hits.sum()) == (counted.sum(), right.sum())
+    assert torch.equal(seen.rows, seen.hits + seen.misses)
+    wanted = torch.stack((c[~right].sum(), c[right].sum()))
+    torch.testing.assert_close(seen.confidences.sum(1), wanted, rtol=1e-12, atol=0)
+    torch.testing.assert_close(seen.gaps.sum(), (c - 1.0 * right).sum(), rtol=1e-12, atol=0)

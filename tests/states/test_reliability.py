@@ -3,11 +3,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitwatch.states.confidence_cells import ConfidenceCells
+from logitwatch.states.confidence_cells import Bins, ConfidenceCells
 from logitwatch.states.reliability import BrierDecomposition, decomposed_brier, reliability_of
 
 
-def bins(c: torch.Tensor, right: torch.Tensor, num_bins: int = 15) -> ConfidenceCells:
+def bins(c: torch.Tensor, right: torch.Tensor, num_bins: int = 15) -> Bins:
     return ConfidenceCells.of(c, right, torch.ones_like(right)).in_bins(num_bins)
 
 

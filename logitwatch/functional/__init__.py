@@ -1,7 +1,13 @@
 """Pure functions of logits: per example in, per example out, classes on ``dim``; torch and nothing else."""
 
 from logitwatch.functional.ensembles import average_logits, mixture_of_probabilities, mutual_information
-from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
+from logitwatch.functional.row_statistics import (
+    CalibrationRows,
+    RowStatistics,
+    binary_row_statistics,
+    calibration_rows,
+    row_statistics,
+)
 from logitwatch.functional.scores import (
     brier_score,
     log_odds,
@@ -14,10 +20,12 @@ from logitwatch.functional.scores import (
 from logitwatch.functional.uncertainty import confidence, effective_classes, energy, log_partition, softmax_entropy
 
 __all__ = [
+    "CalibrationRows",
     "RowStatistics",
     "average_logits",
     "binary_row_statistics",
     "brier_score",
+    "calibration_rows",
     "confidence",
     "effective_classes",
     "energy",

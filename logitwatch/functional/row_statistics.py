@@ -1,6 +1,7 @@
 """Every per-row quantity of the monitors from one pass over the logits, in chunks that stay in the cache."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,11 +15,20 @@ from logitwatch.functional.numerics import (
     upcast,
 )
 
-__all__ = ["RowStatistics", "binary_row_statistics", "row_statistics", "target_logit"]
+__all__ = [
+    "CalibrationRows",
+    "RowStatistics",
+    "binary_row_statistics",
+    "calibration_rows",
+    "row_statistics",
+    "target_logit",
+]
 
 # Below this width two calls of max over the whole row are cheaper than maxima of blocks.
 BLOCK = 64
 WIDE = 512
+
+Rows = TypeVar("Rows", "RowStatistics", "CalibrationRows")
 
 
 class RowStatistics(NamedTuple):
@@ -64,6 +74,15 @@ class RowStatistics(NamedTuple):
         return (self.squares + self.classes * self.mean_logit.to(wide).square()).sqrt()
 
 
+class CalibrationRows(NamedTuple):
+    """The quantities of `RowStatistics` that calibration is about, each ``[rows]``."""
+
+    confidence: Tensor
+    correct: Tensor  # bool
+    nll: Tensor  # nats
+    brier: Tensor
+
+
 def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatistics:
     r"""All of `RowStatistics` from one chunked pass; nothing the size of ``logits`` is allocated.
 
@@ -89,18 +108,24 @@ def row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatisti
         >>> rows.margin.tolist(), rows.correct.tolist()
         ([2.0, inf], [False, True])
     """
-    if logits.ndim != 2 or logits.shape[1] == 0:
-        raise ValueError(f"logits must be [rows, classes] with at least one class, got {tuple(logits.shape)}")
-    step = max(1, chunk_elements(logits.device) // logits.shape[1])
-    with full_precision(logits.device):
-        chunks = [
-            # Contiguous, for how torch adds up depends on how numbers lie, and by that the last bit.
-            _chunk_statistics(
-                upcast(logits[i : i + step]).contiguous(), None if targets is None else targets[i : i + step]
-            )
-            for i in range(0, max(1, len(logits)), step)
-        ]
-    return chunks[0] if len(chunks) == 1 else RowStatistics(*map(torch.cat, zip(*chunks, strict=True)))
+    return _in_chunks(_chunk_statistics, RowStatistics, logits, targets)
+
+
+def calibration_rows(logits: Tensor, targets: Tensor) -> CalibrationRows:
+    """What `row_statistics` gives of confidence, correctness, NLL and Brier score, bit for bit, and no more.
+
+    Beyond about ``1e19``, where that goes on in float64, the last bit may differ.
+
+    Args:
+        logits: As for `row_statistics`.
+        targets: As for `row_statistics`.
+
+    Examples:
+        >>> rows = calibration_rows(torch.tensor([[2.0, 0.0], [0.0, float("-inf")]]), torch.tensor([1, 0]))
+        >>> rows.confidence, rows.correct.tolist(), rows.nll
+        (tensor([0.8808, 1.0000]), [False, True], tensor([2.1269, 0.0000]))
+    """
+    return _in_chunks(_chunk_calibration, CalibrationRows, logits, targets)
 
 
 def binary_row_statistics(logits: Tensor, targets: Tensor | None = None) -> RowStatistics:
@@ -158,6 +183,25 @@ def target_logit(logits: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor
     return logits.gather(-1, index).squeeze(-1).masked_fill(~known, torch.nan), known
 
 
+def _in_chunks(
+    quantities: Callable[[Tensor, Tensor | None], Rows],
+    kind: Callable[..., Rows],
+    logits: Tensor,
+    targets: Tensor | None,
+) -> Rows:
+    """Quantities of each row, from chunks lifted to float32 or wider."""
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits must be [rows, classes] with at least one class, got {tuple(logits.shape)}")
+    step = max(1, chunk_elements(logits.device) // logits.shape[1])
+    with full_precision(logits.device):
+        chunks = [
+            # Contiguous, for how torch adds up depends on how numbers lie, and by that the last bit.
+            quantities(upcast(logits[i : i + step]).contiguous(), None if targets is None else targets[i : i + step])
+            for i in range(0, max(1, len(logits)), step)
+        ]
+    return chunks[0] if len(chunks) == 1 else kind(*map(torch.cat, zip(*chunks, strict=True)))
+
+
 def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
     """The pass itself, over a chunk ``[rows, classes]`` of float32 or float64."""
     top, second, prediction = _top_two(z)
@@ -174,23 +218,13 @@ def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
         total, squares = centred.sum(-1), torch.linalg.vecdot(centred, centred)
     if z.dtype == torch.float32 and _overflowed(top, squares):
         return _chunk_statistics(z.double(), targets)
-    soft = targets is not None and targets.ndim == 2
     c_target, known = target_logit(centred, targets)
     centred.clamp_(min=UNDERFLOW[z.dtype])
     e = centred.exp()
     s = e.sum(-1)
     log_s = s.log()
     mean = total / count
-    if soft and targets is not None:
-        q = targets.to(z.dtype)
-        target_confidence = torch.linalg.vecdot(e, q) / s
-        target_square, correct = torch.linalg.vecdot(q, q), q.argmax(-1) == prediction
-        nll = q.sum(-1) * log_s - c_target  # rounded to half precision, q does not add up to 1
-    else:
-        target_confidence = (c_target - log_s).exp()
-        target_square = torch.where(known, torch.ones_like(s), torch.nan)
-        correct = known & (prediction == targets) if targets is not None else known
-        nll = log_s - c_target
+    nll, target_confidence, target_square, correct = _hit(targets, c_target, known, prediction, e, s)
     return RowStatistics(
         max_logit=top,
         min_logit=low,
@@ -210,32 +244,69 @@ def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
     )
 
 
+def _chunk_calibration(z: Tensor, targets: Tensor | None) -> CalibrationRows:
+    """As `_chunk_statistics`, in half as many passes."""
+    top, prediction = _top(z)
+    centred = z - top.unsqueeze(-1)
+    c_target, known = target_logit(centred, targets)
+    e = centred.clamp_(min=UNDERFLOW[z.dtype]).exp_()
+    s = e.sum(-1)
+    nll, target_confidence, target_square, correct = _hit(targets, c_target, known, prediction, e, s)
+    brier = torch.linalg.vecdot(e, e) / s.square() - 2 * target_confidence + target_square
+    return CalibrationRows(s.reciprocal(), correct, nll, brier)
+
+
+def _hit(
+    targets: Tensor | None, c_target: Tensor, known: Tensor, prediction: Tensor, e: Tensor, s: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """NLL, probability of the target, sum of its squared probabilities, and whether it is predicted."""
+    if targets is None or targets.ndim == 1:
+        nll, target_square = s.log() - c_target, torch.where(known, torch.ones_like(s), torch.nan)
+        return nll, (-nll).exp(), target_square, known if targets is None else known & (prediction == targets)
+    q = targets.to(e.dtype)
+    nll = q.sum(-1) * s.log() - c_target  # rounded to half precision, q does not add up to 1
+    return nll, torch.linalg.vecdot(e, q) / s, torch.linalg.vecdot(q, q), q.argmax(-1) == prediction
+
+
 def _overflowed(top: Tensor, squares: Tensor) -> bool:
     """Whether a row of finite logits has a square that is not; on an accelerator nobody looks, and it is infinite."""
     return top.device.type == "cpu" and bool((top.isfinite() & ~squares.isfinite()).numpy().any())
 
 
-def _top_two(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest and second largest value and the first index of the largest; NaN wins, as in `torch.amax`.
+def _top(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest value and its first index; NaN wins, as in `torch.amax`."""
+    if z.shape[1] < WIDE:
+        top, index = z.max(-1)
+        return top, index
+    top, _, _, position, inside = _by_blocks(z)
+    return top, position.gather(-1, inside.argmax(-1, keepdim=True)).squeeze(-1)
 
-    Wide rows go by blocks: the largest block maximum names the block that holds the first maximum, so only that block
-    is searched. ``max(dim)`` and ``topk`` over a whole wide row cost ten to twenty times as much as ``amax``.
-    """
-    rows, classes = z.shape
-    if classes < WIDE:
+
+def _top_two(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest and second largest value and the first index of the largest; NaN wins, as in `torch.amax`."""
+    if z.shape[1] < WIDE:
         top, index = z.max(-1)
         others = z.scatter(-1, index.unsqueeze(-1), -torch.inf)
         return top, others.amax(-1), index
+    top, maxima, block, position, inside = _by_blocks(z)
+    prediction = position.gather(-1, inside.argmax(-1, keepdim=True))
+    inside = inside.masked_fill(position == prediction, -torch.inf)
+    others = maxima.scatter(-1, block, -torch.inf)
+    return top, torch.maximum(inside.amax(-1), others.amax(-1)), prediction.squeeze(-1)
+
+
+def _by_blocks(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Largest value of wide rows, that of each block, which block has it first, and the classes and values of that one.
+
+    The largest block maximum names the block that holds the first maximum, so only that block is searched. ``max(dim)``
+    and ``topk`` over a whole wide row cost ten to twenty times as much as ``amax``.
+    """
+    rows, classes = z.shape
     whole = classes - classes % BLOCK
     maxima = z[:, :whole].reshape(rows, -1, BLOCK).amax(-1)
     if whole < classes:
         maxima = torch.cat((maxima, z[:, whole:].amax(-1, keepdim=True)), dim=-1)
-    top, block = maxima.max(-1)
+    top, block = maxima.max(-1, keepdim=True)
     # The last block may be short: positions past the end repeat the last class, which cannot come first.
-    position = (block.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=z.device)).clamp_(max=classes - 1)
-    inside = z.gather(-1, position)
-    offset = inside.argmax(-1)
-    prediction = position.gather(-1, offset.unsqueeze(-1)).squeeze(-1)
-    inside = inside.masked_fill(position == prediction.unsqueeze(-1), -torch.inf)
-    others = maxima.scatter(-1, block.unsqueeze(-1), -torch.inf)
-    return top, torch.maximum(inside.amax(-1), others.amax(-1)), prediction
+    position = (block * BLOCK + torch.arange(BLOCK, device=z.device)).clamp_(max=classes - 1)
+    return top.squeeze(-1), maxima, block, position, z.gather(-1, position)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from logitwatch.functional.numerics import accumulator_dtype
-from logitwatch.functional.row_statistics import row_statistics
+from logitwatch.functional.row_statistics import calibration_rows
 from logitwatch.states import binned_error, ranked_calibration, selective_risk
 from logitwatch.states.binned_error import Interval
 from logitwatch.states.confidence_cells import ConfidenceCells
@@ -120,9 +120,8 @@ class CalibrationSketch:
                 f"{tuple(logits.shape)}, got {targets.dtype} of shape {tuple(targets.shape)}"
             )
         targets = targets.detach().reshape(-1, logits.shape[-1]) if soft else targets.reshape(-1)
-        rows = row_statistics(logits.detach().reshape(-1, logits.shape[-1]), targets)
-        mask = None if soft else targets != ignore_index
-        return cls.of_rows(rows.confidence, rows.correct, rows.nll, rows.brier, mask)
+        rows = calibration_rows(logits.detach().reshape(-1, logits.shape[-1]), targets)
+        return cls.of_rows(*rows, None if soft else targets != ignore_index)
 
     @classmethod
     def of_rows(

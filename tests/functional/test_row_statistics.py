@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from logitwatch.functional import scores, uncertainty
-from logitwatch.functional.row_statistics import RowStatistics, binary_row_statistics, row_statistics
+from logitwatch.functional.row_statistics import (
+    CalibrationRows,
+    RowStatistics,
+    binary_row_statistics,
+    calibration_rows,
+    row_statistics,
+)
 
 # The facade exports the function under the name of its module, so an import statement would find the function.
 module = importlib.import_module("logitwatch.functional.row_statistics")
@@ -269,3 +275,20 @@ def test_the_callers_autocast_does_not_reach_the_inner_products():
         under = row_statistics(logits)
     assert torch.equal(under.entropy, row_statistics(logits).entropy)
     assert torch.equal(under.squares, row_statistics(logits).squares)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(0, 3), (300, 10), (37, 1000), (5, 40_000)])
+def test_the_rows_of_calibration_are_those_of_all_statistics_bit_for_bit(
+    dtype: torch.dtype, shape: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = (3 * torch.randn(shape, generator=generator)).round(decimals=1).to(dtype)  # ties too
+    for row, value in zip(z[:4], (torch.nan, torch.inf, -torch.inf, 100.0), strict=False):
+        row[1] = value
+    z[4:5] = -torch.inf
+    hard = torch.randint(-1, shape[1] + 1, shape[:1], generator=generator)
+    for targets in (hard, torch.rand(shape, generator=generator)):
+        whole, part = row_statistics(z, targets), calibration_rows(z, targets)
+        wanted = CalibrationRows(whole.confidence, whole.correct, whole.nll, whole.brier)
+        torch.testing.assert_close(part, wanted, rtol=0, atol=0, equal_nan=True)

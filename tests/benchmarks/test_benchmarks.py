@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.protocol import pack
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,7 +26,7 @@ def printed_table(script: str, *arguments: str) -> list[dict[str, str]]:
     ).stdout
     lines = [line.strip("| ").split("|") for line in output.splitlines() if line.startswith("|")]
     columns, _, *rows = [[cell.strip() for cell in line] for line in lines]
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return [dict(zip(columns, row, strict=False)) for row in rows]
 
 
 @pytest.mark.slow
@@ -46,3 +49,15 @@ def test_wide_loss_compares_our_loss_with_that_of_torch() -> None:
     arms = ["torch", "control", "ours", "ours, lending"]
     assert [(row["shape"], row["arm"]) for row in table] == [(s, arm) for s in ("4x20000", "8x5") for arm in arms]
     assert all(float(row["cpu ×"]) > 0 for row in table)
+
+
+def test_calibration_state_compares_the_sketch_with_torchmetrics_and_relplot() -> None:
+    table = printed_table("calibration_state.py", "--shapes", "8x5", "--samples", "500", "--rounds", "2")
+    *rows, _, _, sizes = table  # the table of sizes has a header and a rule of its own
+    wanted = [("update", "8x5", arm) for arm in ("torchmetrics", "control", "ours", "ours, rows known")]
+    wanted += [("smooth_ece", "500", arm) for arm in ("relplot", "control", "ours")]
+    assert [(row["task"], row["size"], row["arm"]) for row in rows] == wanted
+    assert all(float(row["cpu ×"]) > 0 for row in rows)
+    # Below the columns of the other table: 500 rows twice in float32, and a state that does not know how many.
+    assert (sizes["task"], sizes["size"], sizes["arm"]) == ("bytes", "500", "4000")
+    assert int(sizes["cpu ×"]) == pack(CalibrationSketch.empty()).sums.nbytes

@@ -13,6 +13,7 @@ from logitwatch.functional.row_statistics import row_statistics
 from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.calibration_summary import CalibrationSummary
+from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import LogitHistogram
@@ -46,6 +47,9 @@ def counted_rows(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 STATE_KINDS = {
     "calibration_evidence": StateKind(CalibrationEvidence.empty, CalibrationEvidence.of),
     "calibration_sketch": StateKind(CalibrationSketch.empty, CalibrationSketch.of),
+    "classwise_calibration": StateKind(
+        lambda: ClasswiseCalibration.empty(CLASSES), lambda z, y: ClasswiseCalibration.of(z, y)
+    ),
     "confidence_cells": StateKind(ConfidenceCells.empty, lambda z, y: ConfidenceCells.of(*counted_rows(z, y))),
     "extrema": StateKind(Extrema.empty, lambda z, y: Extrema.of(z)),
     "logit_histogram": StateKind(LogitHistogram.empty, lambda z, y: LogitHistogram.of(z)),

@@ -4,6 +4,7 @@ from logitwatch.states.binned_error import Interval
 from logitwatch.states.calibration_evidence import CalibrationEvidence, alarm_threshold
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.calibration_summary import CalibrationSummary
+from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import Buckets, LogitHistogram
@@ -22,6 +23,7 @@ __all__ = [
     "CalibrationEvidence",
     "CalibrationSketch",
     "CalibrationSummary",
+    "ClasswiseCalibration",
     "ConfidenceCells",
     "Extrema",
     "Interval",

@@ -19,6 +19,7 @@ from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import LogitHistogram
 from logitwatch.states.logit_summary import LogitSummary
 from logitwatch.states.moments import Moments
+from logitwatch.states.position_calibration import PositionCalibration
 from logitwatch.states.protocol import State
 from logitwatch.states.rank_cells import RankCells
 from logitwatch.states.smoothing_grids import SmoothingGrids
@@ -67,6 +68,10 @@ STATE_KINDS = {
     "temperature_grid": StateKind(TemperatureGrid.empty, TemperatureGrid.of),
     "moments": StateKind(Moments.empty, lambda z, y: Moments.of(z, z.isfinite())),
     "moments_of_streams": StateKind(lambda: Moments.empty(CLASSES), lambda z, y: Moments.of(z, z.isfinite(), dim=0)),
+    # Each row is a sequence of one token, so that rows may come in any order.
+    "position_calibration": StateKind(
+        PositionCalibration.empty, lambda z, y: PositionCalibration.of(z.unsqueeze(1), y.unsqueeze(1))
+    ),
     "rank_cells": StateKind(RankCells.empty, lambda z, y: RankCells.of(*counted_rows(z, y))),
     "smoothing_grids": StateKind(SmoothingGrids.empty, lambda z, y: SmoothingGrids.of(*counted_rows(z, y))),
 }

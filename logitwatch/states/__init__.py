@@ -10,6 +10,7 @@ from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import Buckets, LogitHistogram
 from logitwatch.states.logit_summary import LogitSummary
 from logitwatch.states.moments import Moments
+from logitwatch.states.position_calibration import PositionCalibration
 from logitwatch.states.protocol import Packed, State, pack, to_device, unpack
 from logitwatch.states.rank_cells import RankCells
 from logitwatch.states.reliability import BrierDecomposition, ReliabilityCurve
@@ -31,6 +32,7 @@ __all__ = [
     "LogitSummary",
     "Moments",
     "Packed",
+    "PositionCalibration",
     "RankCells",
     "ReliabilityCurve",
     "RiskCoverageCurve",

@@ -160,7 +160,7 @@ class ClasswiseCalibration:
 
 def _chunk(logits: Tensor, labels: Tensor, mask: Tensor, num_bins: int) -> ClasswiseCalibration:
     """The state of a chunk ``[rows, classes]``."""
-    _, e, s = centred_exp(upcast(logits))
+    _, e, s = centred_exp(upcast(logits).contiguous())
     p = e / s.unsqueeze(-1)
     classes = p.shape[1]
     finite = ~s.isnan()

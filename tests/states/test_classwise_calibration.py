@@ -138,3 +138,11 @@ def test_nothing_seen_reads_nan() -> None:
 def test_a_state_of_another_size_is_refused(classes: int, bins: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ClasswiseCalibration.empty(classes, bins)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_how_the_logits_lie_in_memory_is_of_no_account(dtype: torch.dtype) -> None:
+    z, y = predictions()
+    z = z.to(dtype)
+    lying = z.t().contiguous().t()
+    assert torch.equal(pack(ClasswiseCalibration.of(lying, y)).sums, pack(ClasswiseCalibration.of(z, y)).sums)

@@ -1,6 +1,7 @@
 """Pure functions of logits: per example in, per example out, classes on ``dim``; torch and nothing else."""
 
 from logitwatch.functional.ensembles import average_logits, mixture_of_probabilities, mutual_information
+from logitwatch.functional.positive_rows import PositiveRows, positive_rows
 from logitwatch.functional.row_statistics import (
     CalibrationRows,
     RowStatistics,
@@ -21,6 +22,7 @@ from logitwatch.functional.uncertainty import confidence, effective_classes, ene
 
 __all__ = [
     "CalibrationRows",
+    "PositiveRows",
     "RowStatistics",
     "average_logits",
     "binary_row_statistics",
@@ -36,6 +38,7 @@ __all__ = [
     "mixture_of_probabilities",
     "mutual_information",
     "nll",
+    "positive_rows",
     "row_statistics",
     "scale_by_temperature",
     "softmax_entropy",

@@ -1,6 +1,6 @@
 """States as metrics of torchmetrics, which is imported nowhere else."""
 
 from logitwatch.metrics.adapter import StateMetric
-from logitwatch.metrics.named import CalibrationError, LogitRange, PredictiveEntropy
+from logitwatch.metrics.named import CalibrationError, LogitRange, OptimalTemperature, PredictiveEntropy
 
-__all__ = ["CalibrationError", "LogitRange", "PredictiveEntropy", "StateMetric"]
+__all__ = ["CalibrationError", "LogitRange", "OptimalTemperature", "PredictiveEntropy", "StateMetric"]

@@ -45,27 +45,30 @@ class StateMetric(Metric):
         read_out: Callable[[Any], Any],
         *,
         of: Callable[..., State] | None = None,
+        empty: Callable[[], State] | None = None,
         **kwargs: Any,
     ) -> None:
         """Wrap a state.
 
         Args:
-            state_type: The state; its ``empty()`` fixes the layout.
+            state_type: The state.
             read_out: What `compute` returns, from the state. Importable (no lambda) where the metric is pickled.
             of: From the arguments of `update` to a state; ``state_type.of`` where None.
+            empty: The state of having seen nothing, which fixes the layout; ``state_type.empty`` where None. For states
+                of several sizes, as ``partial(ClasswiseCalibration.empty, num_classes=10)``.
             **kwargs: As for `torchmetrics.Metric`.
         """
         super().__init__(**kwargs)
-        self._state_type, self._read_out = state_type, read_out
+        self._empty, self._read_out = state_type.empty if empty is None else empty, read_out
         self._of: Callable[..., State] = state_type.of if of is None else of  # type: ignore[attr-defined]
-        empty = pack(state_type.empty())
-        self.add_state("packed_sums", empty.sums, dist_reduce_fx="sum")
-        self.add_state("packed_maxima", empty.maxima, dist_reduce_fx="max")
+        nothing = pack(self._empty())
+        self.add_state("packed_sums", nothing.sums, dist_reduce_fx="sum")
+        self.add_state("packed_maxima", nothing.maxima, dist_reduce_fx="max")
 
     @property
     def state(self) -> Any:
         """What was seen so far: on this rank, or on all of them while synchronised."""
-        return unpack(self._state_type.empty(), Packed(self.packed_sums, self.packed_maxima))
+        return unpack(self._empty(), Packed(self.packed_sums, self.packed_maxima))
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Merge the state of one batch; the arguments are those of ``of``."""

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from logitwatch.functional.numerics import upcast
+from logitwatch.functional.positive_rows import positive_rows
 from logitwatch.functional.uncertainty import softmax_entropy
 from logitwatch.metrics.adapter import StateMetric
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.moments import Moments
+from logitwatch.states.temperature_grid import TemperatureGrid
 
-__all__ = ["CalibrationError", "LogitRange", "PredictiveEntropy"]
+__all__ = ["CalibrationError", "LogitRange", "OptimalTemperature", "PredictiveEntropy"]
 
 
 class LogitRange(StateMetric):
@@ -50,7 +52,10 @@ class PredictiveEntropy(StateMetric):
 
 
 class CalibrationError(StateMetric):
-    """Expected calibration error of the top label, from logits in constant memory. See `CalibrationSketch.ece`.
+    """Expected calibration error, from logits in constant memory. See `CalibrationSketch.ece`.
+
+    Of the top label, or with ``mode="positive"`` of the probability of yes for one logit per question (binary or
+    multi-label; logits and targets of one shape), see `positive_rows`.
 
     Examples:
         >>> metric = CalibrationError()
@@ -66,12 +71,35 @@ class CalibrationError(StateMetric):
         num_bins: int = 15,
         norm: Literal["l1", "l2", "max"] = "l1",
         ignore_index: int = -100,
+        mode: Literal["top_label", "positive"] = "top_label",
         **kwargs: Any,
     ) -> None:
-        """Choose the bins, the norm over them, and the target index of rows to leave out."""
+        """Choose the bins, the norm over them, the target index of rows to leave out, and what is calibrated."""
+        if mode not in ("top_label", "positive"):
+            raise ValueError(f'mode must be "top_label" or "positive", got {mode!r}')
         read_out = partial(CalibrationSketch.ece, num_bins=num_bins, norm=norm)
         read_out(CalibrationSketch.empty())  # a wrong option fails here, not after an epoch
-        super().__init__(CalibrationSketch, read_out, of=partial(_sketch, ignore_index=ignore_index), **kwargs)
+        of = partial(_sketch if mode == "top_label" else _positive_sketch, ignore_index=ignore_index)
+        super().__init__(CalibrationSketch, read_out, of=of, **kwargs)
+
+
+class OptimalTemperature(StateMetric):
+    """Temperature that calibrates the logits best, in constant memory; NaN where there is none. See `TemperatureGrid`.
+
+    ``metric.state.verdict()`` says why there is none, and ``metric.state.nll_at_optimum()`` what it would save.
+
+    Examples:
+        >>> metric = OptimalTemperature()
+        >>> metric.update(torch.tensor([[2.0, 0.0]]).expand(40, 2), torch.tensor([0, 0, 0, 1]).repeat(10))
+        >>> round(metric.compute().item(), 5)  # 2 / log 3
+        1.82048
+    """
+
+    def __init__(self, ignore_index: int = -100, span: tuple[float, float] | None = None, **kwargs: Any) -> None:
+        """Choose the target index of rows to leave out, and the temperatures to look at, as in `TemperatureGrid.of`."""
+        of = partial(_grid, ignore_index=ignore_index, span=span)
+        of(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))  # a wrong option fails here
+        super().__init__(TemperatureGrid, TemperatureGrid.temperature, of=of, **kwargs)
 
 
 def _present_extrema(preds: Tensor, target: Tensor | None = None) -> Extrema:
@@ -96,3 +124,11 @@ def _mean(moments: Moments) -> Tensor:
 
 def _sketch(preds: Tensor, target: Tensor, *, ignore_index: int) -> CalibrationSketch:
     return CalibrationSketch.of(preds, target, ignore_index=ignore_index)
+
+
+def _positive_sketch(preds: Tensor, target: Tensor, *, ignore_index: int) -> CalibrationSketch:
+    return CalibrationSketch.of_rows(*positive_rows(preds, target, ignore_index=ignore_index))
+
+
+def _grid(preds: Tensor, target: Tensor, *, ignore_index: int, span: tuple[float, float] | None) -> TemperatureGrid:
+    return TemperatureGrid.of(preds, target, ignore_index=ignore_index, span=span)

@@ -7,8 +7,9 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from logitwatch.functional.uncertainty import softmax_entropy
-from logitwatch.metrics import CalibrationError, LogitRange, PredictiveEntropy
+from logitwatch.metrics import CalibrationError, LogitRange, OptimalTemperature, PredictiveEntropy
 from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.temperature_grid import TemperatureGrid
 
 
 def batch(*, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -58,6 +59,32 @@ def test_the_options_of_the_calibration_error_reach_the_sketch() -> None:
     assert metric.state.ignored.item() == (y == 0).sum()
 
 
+def test_the_optimal_temperature_is_of_all_batches() -> None:
+    z, _ = batch()
+    y = z.argmax(-1).roll(5).where(torch.arange(40) % 4 == 0, z.argmax(-1))
+    metric = OptimalTemperature(ignore_index=0, span=(0.5, 10.0))
+    for part in (slice(0, 15), slice(15, None)):
+        metric.update(z[part], y[part])
+    whole = TemperatureGrid.of(z, y, ignore_index=0)
+    assert whole.verdict() == metric.state.verdict() == "ok"
+    assert metric.compute().item() == pytest.approx(whole.temperature().item(), rel=1e-10)  # float64 sums
+    assert metric.state.ignored.item() == (y == 0).sum()
+
+
+def test_the_probability_of_yes_can_be_calibrated_instead_of_the_top_label() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = 2 * torch.randn(300, 4, generator=generator)
+    y = (torch.rand(300, 4, generator=generator) < z.sigmoid()).long()
+    y[0, 0] = 9
+    metric = CalibrationError(mode="positive", ignore_index=9)
+    for part in (slice(0, 100), slice(100, None)):
+        metric.update(z[part], y[part])
+    c, kept = z.double().sigmoid(), y != 9
+    bins = (c * 15).floor()
+    error = sum((c - y)[kept & (bins == b)].sum().abs().item() for b in range(15)) / kept.sum().item()
+    assert metric.compute().item() == pytest.approx(error, abs=1e-6)  # float32 probabilities
+
+
 @pytest.mark.parametrize("by_name", [False, True])
 def test_all_of_them_fit_one_collection_with_those_of_torchmetrics(by_name: bool) -> None:
     metrics = MetricCollection(
@@ -67,6 +94,7 @@ def test_all_of_them_fit_one_collection_with_those_of_torchmetrics(by_name: bool
             "entropy": PredictiveEntropy(),
             "ece": CalibrationError(),
             "mce": CalibrationError(norm="max"),
+            "temperature": OptimalTemperature(),
             "accuracy": MulticlassAccuracy(6, average="micro"),
         }
     )
@@ -86,11 +114,12 @@ def test_all_of_them_fit_one_collection_with_those_of_torchmetrics(by_name: bool
 
 def test_half_precision_gives_the_numbers_of_the_same_values_in_float32() -> None:
     z, y = batch()
-    for make in (LogitRange, PredictiveEntropy, CalibrationError):
+    for make in (LogitRange, PredictiveEntropy, CalibrationError, OptimalTemperature):
         low, high = make(), make()
         low.update(z.bfloat16(), y)
         high.update(z.bfloat16().float(), y)
-        assert low.compute().item() == high.compute().item()
+        torch.testing.assert_close(low.compute(), high.compute(), rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(low.packed_sums, high.packed_sums)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +128,8 @@ def test_half_precision_gives_the_numbers_of_the_same_values_in_float32() -> Non
         (lambda: LogitRange("mean"), 'quantity must be "range", "max" or "min"'),
         (lambda: CalibrationError(norm="L1"), 'norm must be "l1", "l2" or "max"'),
         (lambda: CalibrationError(num_bins=0), "num_bins must be in"),
+        (lambda: CalibrationError(mode="binary"), 'mode must be "top_label" or "positive"'),
+        (lambda: OptimalTemperature(span=(2.0, 1.0)), "two positive temperatures"),
     ],
 )
 def test_a_wrong_option_fails_when_it_is_given(make, message: str) -> None:

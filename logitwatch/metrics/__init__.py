@@ -1,6 +1,19 @@
 """States as metrics of torchmetrics, which is imported nowhere else."""
 
 from logitwatch.metrics.adapter import StateMetric
-from logitwatch.metrics.named import CalibrationError, LogitRange, OptimalTemperature, PredictiveEntropy
+from logitwatch.metrics.named import (
+    CalibrationError,
+    LogitRange,
+    OptimalTemperature,
+    PredictiveEntropy,
+    SmoothCalibrationError,
+)
 
-__all__ = ["CalibrationError", "LogitRange", "OptimalTemperature", "PredictiveEntropy", "StateMetric"]
+__all__ = [
+    "CalibrationError",
+    "LogitRange",
+    "OptimalTemperature",
+    "PredictiveEntropy",
+    "SmoothCalibrationError",
+    "StateMetric",
+]

@@ -17,7 +17,7 @@ from logitwatch.states.extrema import Extrema
 from logitwatch.states.moments import Moments
 from logitwatch.states.temperature_grid import TemperatureGrid
 
-__all__ = ["CalibrationError", "LogitRange", "OptimalTemperature", "PredictiveEntropy"]
+__all__ = ["CalibrationError", "LogitRange", "OptimalTemperature", "PredictiveEntropy", "SmoothCalibrationError"]
 
 
 class LogitRange(StateMetric):
@@ -81,6 +81,24 @@ class CalibrationError(StateMetric):
         read_out(CalibrationSketch.empty())  # a wrong option fails here, not after an epoch
         of = partial(_sketch if mode == "top_label" else _positive_sketch, ignore_index=ignore_index)
         super().__init__(CalibrationSketch, read_out, of=of, **kwargs)
+
+
+class SmoothCalibrationError(StateMetric):
+    """SmoothECE of the top label, from logits in constant memory. See `CalibrationSketch.smooth_ece`.
+
+    Examples:
+        >>> metric = SmoothCalibrationError()
+        >>> metric.update(torch.tensor([[2.0, 0.0]]).expand(8, 2), torch.tensor([0, 0, 0, 0, 0, 0, 0, 1]))
+        >>> 0 < metric.compute().item() < 0.01  # sure by 0.881, right in 0.875
+        True
+    """
+
+    higher_is_better = False
+
+    def __init__(self, ignore_index: int = -100, **kwargs: Any) -> None:
+        """Choose the target index of rows to leave out."""
+        of = partial(_sketch, ignore_index=ignore_index)
+        super().__init__(CalibrationSketch, CalibrationSketch.smooth_ece, of=of, **kwargs)
 
 
 class OptimalTemperature(StateMetric):

@@ -7,7 +7,13 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from logitwatch.functional.uncertainty import softmax_entropy
-from logitwatch.metrics import CalibrationError, LogitRange, OptimalTemperature, PredictiveEntropy
+from logitwatch.metrics import (
+    CalibrationError,
+    LogitRange,
+    OptimalTemperature,
+    PredictiveEntropy,
+    SmoothCalibrationError,
+)
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.temperature_grid import TemperatureGrid
 
@@ -59,6 +65,16 @@ def test_the_options_of_the_calibration_error_reach_the_sketch() -> None:
     assert metric.state.ignored.item() == (y == 0).sum()
 
 
+def test_the_smooth_error_is_that_of_the_sketch_of_all_batches() -> None:
+    z, y = batch()
+    metric = SmoothCalibrationError(ignore_index=0)
+    for part in (slice(0, 15), slice(15, None)):
+        metric.update(z[part], y[part])
+    wanted = CalibrationSketch.of(z, y, ignore_index=0).smooth_ece()
+    assert metric.compute().item() == pytest.approx(wanted.item(), abs=1e-12)  # float64 sums
+    assert metric.state.ignored.item() == (y == 0).sum()
+
+
 def test_the_optimal_temperature_is_of_all_batches() -> None:
     z, _ = batch()
     y = z.argmax(-1).roll(5).where(torch.arange(40) % 4 == 0, z.argmax(-1))
@@ -95,6 +111,7 @@ def test_all_of_them_fit_one_collection_with_those_of_torchmetrics(by_name: bool
             "ece": CalibrationError(),
             "mce": CalibrationError(norm="max"),
             "temperature": OptimalTemperature(),
+            "smooth": SmoothCalibrationError(),
             "accuracy": MulticlassAccuracy(6, average="micro"),
         }
     )
@@ -114,7 +131,7 @@ def test_all_of_them_fit_one_collection_with_those_of_torchmetrics(by_name: bool
 
 def test_half_precision_gives_the_numbers_of_the_same_values_in_float32() -> None:
     z, y = batch()
-    for make in (LogitRange, PredictiveEntropy, CalibrationError, OptimalTemperature):
+    for make in (LogitRange, PredictiveEntropy, CalibrationError, OptimalTemperature, SmoothCalibrationError):
         low, high = make(), make()
         low.update(z.bfloat16(), y)
         high.update(z.bfloat16().float(), y)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from logitwatch.calibrators.base import Calibrator
 from logitwatch.calibrators.inputs import CalibrationRows, CalibrationWarning, check_not_negative
-from logitwatch.calibrators.softmax_fit import SoftmaxFit, minimum
+from logitwatch.calibrators.softmax_fit import LinearModel, SoftmaxFit, minimum
 from logitwatch.functional.numerics import accumulator_dtype, upcast
 
 __all__ = ["BiasCorrection"]
@@ -26,7 +26,7 @@ class BiasCorrection(Calibrator):
 
     * `from_priors`, where both priors are known;
     * `fit`, from labelled rows: the bias of smallest NLL, at which the mean predicted probability of each class is its
-      frequency. A convex problem, solved by L-BFGS in float64, smoothed as `VectorScaling` is;
+      frequency. A convex problem, solved by Newton's method in float64, smoothed as `VectorScaling` is;
     * `fit_unlabelled`, from rows without labels and the training prior: the prior of largest likelihood.
 
     Accuracy may change; a constant added to each row changes nothing.
@@ -127,11 +127,10 @@ class BiasCorrection(Calibrator):
         problem = SoftmaxFit.of(rows, self.smoothing)
         z = problem.logits * problem.spread + problem.centre
 
-        def objective(point: Tensor) -> tuple[Tensor, Tensor]:
-            loss, gradient = problem.nll(z + point)
-            return loss, gradient.sum(0)
-
-        point = minimum(objective, torch.zeros_like(problem.centre), "BiasCorrection")
+        model = LinearModel(
+            outputs=lambda x: x.expand_as(z), adjoint=lambda g: g.sum(0), start=torch.zeros_like(z[0]), offset=z
+        )
+        point = minimum(problem, model, type(self).__name__)
         self._learned(bias=_centred(point))
 
     def extra_repr(self) -> str:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from logitwatch.calibrators.base import Calibrator
 from logitwatch.calibrators.inputs import CalibrationRows, CalibrationWarning, check_not_negative
-from logitwatch.calibrators.softmax_fit import SoftmaxFit, filled, minimum
+from logitwatch.calibrators.softmax_fit import LinearModel, SoftmaxFit, filled, minimum
 from logitwatch.functional.numerics import full_precision
 
 __all__ = ["MatrixScaling"]
@@ -30,7 +30,7 @@ class MatrixScaling(Calibrator):
     with :math:`K` classes, the mean NLL, and :math:`s` the spread of the logits about the means of their classes, so
     that what :math:`\lambda` means does not depend on the scale of the logits. :math:`\lambda` is ``off_diagonal`` and
     :math:`\mu` ``intercept_penalty``; with :math:`\lambda` large the map is a scaling of each class by itself.
-    A convex problem, solved by L-BFGS in float64, smoothed as `VectorScaling` is.
+    A convex problem, solved by Newton's method in float64, smoothed as `VectorScaling` is.
 
     ``classes * (classes + 1)`` numbers are fitted. With fewer than ten rows for each, and no ``off_diagonal``, a
     `CalibrationWarning` says that the map will follow the noise of the rows: with 100 classes and 5000 rows Guo et al.
@@ -91,21 +91,22 @@ class MatrixScaling(Calibrator):
         classes = problem.logits.shape[1]
         self._warn_of_noise(classes, rows.weights.sum().item())
         shift = problem.centre / problem.spread
-        off = 1 - torch.eye(classes).to(shift)
+        even = torch.eye(classes).to(shift)
+        pulls = self.off_diagonal / (classes * (classes - 1)) * (1 - even), self.intercept_penalty / classes
 
-        def objective(point: Tensor) -> tuple[Tensor, Tensor]:
-            matrix, level = point[:-classes].view(classes, classes), point[-classes:]
-            loss, gradient = problem.nll(problem.logits @ matrix.T + level)
-            intercept, off_entries = level - matrix @ shift, matrix * off
-            loss = loss + self.off_diagonal * off_entries.square().sum() / (classes * (classes - 1))
-            loss = loss + self.intercept_penalty * intercept.square().mean()
-            pull = 2 * self.intercept_penalty / classes * intercept
-            by_matrix = gradient.T @ problem.logits - torch.outer(pull, shift)
-            by_matrix = by_matrix + 2 * self.off_diagonal / (classes * (classes - 1)) * off_entries
-            return loss, torch.cat((by_matrix.flatten(), gradient.sum(0) + pull))
+        def penalty(x: Tensor) -> Tensor:
+            matrix, level = x[:-classes].view(classes, classes), x[-classes:]
+            by_intercept = 2 * pulls[1] * (level - matrix @ shift)
+            by_matrix = 2 * pulls[0] * matrix - torch.outer(by_intercept, shift)
+            return torch.cat((by_matrix.flatten(), by_intercept))
 
-        start = torch.cat((torch.eye(classes).to(shift).flatten(), torch.zeros_like(shift)))
-        point = minimum(objective, start, "MatrixScaling")
+        model = LinearModel(
+            outputs=lambda x: problem.logits @ x[:-classes].view(classes, classes).T + x[-classes:],
+            adjoint=lambda g: torch.cat(((g.T @ problem.logits).flatten(), g.sum(0))),
+            start=torch.cat((even.flatten(), torch.zeros_like(shift))),
+            penalty=penalty,
+        )
+        point = minimum(problem, model, type(self).__name__)
         matrix = point[:-classes].view(classes, classes)
         intercept = point[-classes:] - matrix @ shift
         self._learned(matrix=matrix / problem.spread, intercept=intercept - intercept.mean())

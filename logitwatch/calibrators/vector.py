@@ -7,7 +7,7 @@ from torch import Tensor
 
 from logitwatch.calibrators.base import Calibrator
 from logitwatch.calibrators.inputs import CalibrationRows, check_not_negative
-from logitwatch.calibrators.softmax_fit import SoftmaxFit, minimum
+from logitwatch.calibrators.softmax_fit import LinearModel, SoftmaxFit, minimum
 
 __all__ = ["VectorScaling"]
 
@@ -18,9 +18,9 @@ class VectorScaling(Calibrator):
 
     .. math:: z'_k = a_k z_k + b_k
 
-    A convex problem in ``2 * classes`` numbers, solved by L-BFGS in float64. ``smoothing`` rows' worth of target is
-    spread over all classes, which keeps the optimum finite for separable rows and for a class without rows; 0 is plain
-    maximum likelihood, for rows that have one.
+    A convex problem in ``2 * classes`` numbers, solved by Newton's method in float64. ``smoothing`` rows' worth of
+    target is spread over all classes, which keeps the optimum finite for separable rows and for a class without rows;
+    0 is plain maximum likelihood, for rows that have one.
 
     Accuracy may change. A constant added to each row changes the result, for :math:`a_k` multiplies it: give the same
     kind of logits to the fit and to the forward.
@@ -69,13 +69,12 @@ class VectorScaling(Calibrator):
         problem = SoftmaxFit.of(rows, self.smoothing)
         classes = problem.logits.shape[1]
 
-        def objective(point: Tensor) -> tuple[Tensor, Tensor]:
-            slope, level = point[:classes], point[classes:]
-            loss, gradient = problem.nll(problem.logits * slope + level)
-            return loss, torch.cat(((gradient * problem.logits).sum(0), gradient.sum(0)))
-
-        start = torch.cat((torch.ones_like(problem.centre), torch.zeros_like(problem.centre)))
-        point = minimum(objective, start, "VectorScaling")
+        model = LinearModel(
+            outputs=lambda x: problem.logits * x[:classes] + x[classes:],
+            adjoint=lambda g: torch.cat(((g * problem.logits).sum(0), g.sum(0))),
+            start=torch.cat((torch.ones_like(problem.centre), torch.zeros_like(problem.centre))),
+        )
+        point = minimum(problem, model, type(self).__name__)
         slope = point[:classes] / problem.spread
         intercept = point[classes:] - slope * problem.centre
         self._learned(slope=slope, intercept=intercept - intercept.mean())

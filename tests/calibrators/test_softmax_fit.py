@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from logitwatch.calibrators.inputs import CalibrationWarning, calibration_rows
-from logitwatch.calibrators.softmax_fit import SoftmaxFit, filled, minimum
+from logitwatch.calibrators.softmax_fit import LinearModel, SoftmaxFit, filled, minimum
 
 ABSENT = -torch.inf
 
@@ -13,12 +13,19 @@ def rows() -> SoftmaxFit:
     return SoftmaxFit.of(calibration_rows(z, torch.tensor([0, 1, 1]), torch.tensor([1.0, 1.0, 2.0])), smoothing=0.6)
 
 
-def test_the_gradient_is_that_of_autograd() -> None:
+def test_the_derivatives_are_those_of_autograd() -> None:
     problem = rows()
+    direction = torch.tensor([[1.0, 2.0, 0.0], [0.0, -1.0, 1.0], [0.5, 0.0, 3.0]], dtype=torch.float64)
+
     outputs = problem.logits.clone().requires_grad_()
-    loss, gradient = problem.nll(outputs)
-    loss.backward()
-    torch.testing.assert_close(outputs.grad, gradient, rtol=0, atol=1e-15)
+    log_p = outputs.masked_fill(~problem.present, ABSENT).log_softmax(1).masked_fill(~problem.present, 0.0)
+    wanted = -(problem.weights * problem.targets * log_p).sum()
+    (wanted_gradient,) = torch.autograd.grad(wanted, outputs, create_graph=True)
+    (wanted_curvature,) = torch.autograd.grad((wanted_gradient * direction).sum(), outputs)
+    loss, gradient, p = problem.nll(problem.logits)
+    assert loss == pytest.approx(wanted.item(), rel=1e-14)  # rounding, here and below
+    torch.testing.assert_close(gradient, wanted_gradient, rtol=0, atol=1e-15)
+    torch.testing.assert_close(problem.curvature(p, direction), wanted_curvature, rtol=0, atol=1e-15)
 
 
 def test_targets_are_smoothed_by_rows_over_the_present_classes() -> None:
@@ -48,17 +55,45 @@ def test_only_absent_classes_are_filled() -> None:
     assert filled(z)[2].tolist() == [0.0, 0.0, 0.0]
 
 
+def narrow(scale: Tensor) -> tuple[SoftmaxFit, LinearModel]:
+    """Slopes and offsets of three classes, in units that differ by ``scale``."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(500, 3, generator=generator)
+    y = z.softmax(-1).multinomial(1, generator=generator).squeeze(1)
+    problem = SoftmaxFit.of(calibration_rows(z, y), smoothing=0.0)
+    model = LinearModel(
+        outputs=lambda x: problem.logits * (scale * x)[:3] + (scale * x)[3:],
+        adjoint=lambda g: scale * torch.cat(((g * problem.logits).sum(0), g.sum(0))),
+        start=torch.zeros(6, dtype=torch.float64),
+    )
+    return problem, model
+
+
 def test_the_minimum_of_a_narrow_valley_is_found() -> None:
-    scale = torch.logspace(-3, 3, 20, dtype=torch.float64)
-
-    def valley(x: Tensor) -> tuple[Tensor, Tensor]:
-        return (scale * (x - 1).square()).sum() / 2, scale * (x - 1)
-
-    found = minimum(valley, torch.zeros(20, dtype=torch.float64), "a test")
-    # The gradient is below 1e-9, and along the flattest direction 1e-3 times the distance.
-    torch.testing.assert_close(found, torch.ones(20, dtype=torch.float64), rtol=0, atol=1e-6)
+    scale = torch.logspace(-2, 2, 6, dtype=torch.float64)
+    even = minimum(*narrow(torch.ones_like(scale)), "a test")
+    found = scale * minimum(*narrow(scale), "a test")
+    # The gradient of the flattest is below 1e-10, which is 1e-2 of that for equal units, and the curvature near 0.1.
+    torch.testing.assert_close(found[:3], even[:3], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[3:] - found[3:].mean(), even[3:], rtol=0, atol=1e-6)
 
 
-def test_a_search_that_does_not_end_says_so() -> None:
-    with pytest.warns(CalibrationWarning, match="a test has not converged.* largest gradient 1.0e"):
-        minimum(lambda x: (-x.sum(), -torch.ones_like(x)), torch.zeros(1, dtype=torch.float64), "a test")
+def test_a_penalty_and_an_offset_are_part_of_the_problem() -> None:
+    problem, model = narrow(torch.ones(6, dtype=torch.float64))
+    point = minimum(problem, model._replace(penalty=lambda x: 0.2 * x, offset=problem.logits), "a test")
+    _, by_output, _ = problem.nll(model.outputs(point) + problem.logits)
+    torch.testing.assert_close(model.adjoint(by_output), -0.2 * point, rtol=0, atol=1e-9)
+
+
+def test_a_far_start_is_no_trouble() -> None:
+    problem, model = narrow(torch.ones(6, dtype=torch.float64))
+    far = model.start + torch.tensor([300.0, -500.0, 0.0, 50.0, 0.0, -50.0])
+    torch.testing.assert_close(
+        minimum(problem, model._replace(start=far), "a test"), minimum(problem, model, "a test"), rtol=0, atol=1e-7
+    )
+
+
+def test_a_search_that_does_not_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logitwatch.calibrators.softmax_fit.ITERATIONS", 2)
+    with pytest.warns(CalibrationWarning, match="a test has not converged in 2 iterations: largest gradient"):
+        minimum(*narrow(torch.ones(6, dtype=torch.float64)), "a test")

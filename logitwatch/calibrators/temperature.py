@@ -15,8 +15,8 @@ __all__ = ["TemperatureScaling"]
 # Inverse temperatures that are looked at, for logits of unit spread. At the lower every prediction is uniform to a
 # thousandth; past the upper a softmax is one-hot unless logits agree to nine digits.
 LOWEST, HIGHEST = 1e-3, 1e9
-# Standard errors below which the logits may as well have been drawn apart from the targets.
-SIGNIFICANT = 2.0
+# Standard errors below which the logits may as well have been drawn apart from the targets, as in `TemperatureGrid`.
+SIGNIFICANT = 3.0
 
 
 @final
@@ -36,7 +36,7 @@ class TemperatureScaling(Calibrator):
       classes (targets smoothed by ``1 / (2 * rows)``).
     * targets no likelier where logits are larger, as random labels: ``T`` would go to infinity. It is held where the
       logits divided by it have a spread of 1/1000, that is, predictions are uniform. Rows in which they are likelier
-      by less than two standard errors keep their minimum, with the same warning.
+      by less than three standard errors keep their minimum, with the same warning.
     * logits that are equal in each row: ``T`` changes nothing, and is 1.
 
     Attributes:
@@ -49,7 +49,7 @@ class TemperatureScaling(Calibrator):
     Examples:
         >>> import torch
         >>> logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
-        >>> scaling = TemperatureScaling().fit(logits.repeat(9, 1), torch.tensor([0, 0, 1, 1]).repeat(9))
+        >>> scaling = TemperatureScaling().fit(logits.repeat(10, 1), torch.tensor([0, 0, 1, 1]).repeat(10))
         >>> scaling.temperature  # right three times in four: 4 / log 3
         tensor(3.6410)
         >>> scaling(torch.tensor([4.0, 0.0])).softmax(-1), scaling(torch.tensor([1.0, float("-inf")]))

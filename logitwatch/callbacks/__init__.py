@@ -3,6 +3,7 @@
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.monitor import Monitor
+from logitwatch.callbacks.recalibrator import Recalibrator
 from logitwatch.callbacks.watch import watch
 
-__all__ = ["CalibrationMonitor", "LogitMonitor", "Monitor", "watch"]
+__all__ = ["CalibrationMonitor", "LogitMonitor", "Monitor", "Recalibrator", "watch"]

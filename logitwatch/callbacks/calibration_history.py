@@ -69,6 +69,7 @@ class CalibrationHistory:
 
     Args:
         alpha: Probability of any false alarm of miscalibration in a run whose model is calibrated.
+        temperature: The best one at the last validation, NaN where there was none.
         least_gap: Gap of mean confidence and accuracy below which no alarm is worth it.
 
     Examples:
@@ -84,6 +85,7 @@ class CalibrationHistory:
     alpha: float = 0.05
     least_gap: float = 0.02
     _courses: dict[str, _Course] = field(default_factory=dict)
+    temperature: float = math.nan
     _trained: _Trained = field(default_factory=_Trained)
 
     @property
@@ -102,6 +104,7 @@ class CalibrationHistory:
     def validated(self, seen: Validation) -> list[Alert]:
         """Take up one more validation; what there is to say about it."""
         self._trained.validated = True
+        self.temperature = seen.temperature
         course = self._courses.setdefault(seen.where, _Course())
         alerts = [self._overfitting(course, seen), self._miscalibration(course, seen)]
         return [alert for alert in alerts if alert is not None]
@@ -109,12 +112,12 @@ class CalibrationHistory:
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
         courses = {where: asdict(course) for where, course in self._courses.items()}
-        return {"courses": courses, "trained": asdict(self._trained)}
+        return {"courses": courses, "trained": asdict(self._trained), "temperature": self.temperature}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on as saved."""
         self._courses = {where: _Course(**course) for where, course in saved["courses"].items()}
-        self._trained = _Trained(**saved["trained"])
+        self._trained, self.temperature = _Trained(**saved["trained"]), saved["temperature"]
 
     def _overfitting(self, course: _Course, seen: Validation) -> Alert | None:
         error = 1 - seen.accuracy

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from logitwatch.callbacks.faults import Faults
 from logitwatch.states.protocol import Packed, State, pack, unpack
 
-__all__ = ["agreed", "alike", "is_first_rank", "reduced", "world_size"]
+__all__ = ["agreed", "alike", "rank", "reduced", "world_size"]
 
 
 def world_size() -> int:
@@ -18,9 +18,9 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def is_first_rank() -> bool:
-    """Whether this is the only rank or the first of several."""
-    return world_size() == 1 or dist.get_rank() == 0
+def rank() -> int:
+    """Number of this rank; 0 where nothing is distributed."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def reduced(

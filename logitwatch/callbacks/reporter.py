@@ -22,11 +22,13 @@ class Reporter(ABC):
 
     Attributes:
         fewest_rows: Rows a training window must hold before it is reported; with fewer it goes on growing.
+        looks_at_training: Whether its options are to choose the cadence of looks at training steps.
         state_key: Name of this monitor in checkpoints, distinct for distinct sources.
         saved: What a checkpoint brought, until the first training step reads it.
     """
 
     fewest_rows: ClassVar[int] = 1
+    looks_at_training: ClassVar[bool] = True
     state_key: str
     budget: float
     every_n_steps: int | None
@@ -59,8 +61,15 @@ class Reporter(ABC):
         The scalars of an evaluation are also what EarlyStopping and ModelCheckpoint may monitor.
         """
 
+    def concluded(self, tags: Tags, step: int) -> list[Reading]:
+        """What there is to say when an evaluation is over, beyond its state.
+
+        Asked on every rank at the same place, whatever failed before, so that a monitor may communicate here.
+        """
+        return []
+
     def memory(self) -> dict[str, Any]:
-        """Plain numbers a monitor carries from one report to the next, beside its state; saved in checkpoints."""
+        """Plain numbers and tensors a monitor carries from report to report, beside its state; saved in checkpoints."""
         return {}
 
     def recall(self, memory: Mapping[str, Any]) -> None:

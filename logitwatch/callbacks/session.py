@@ -155,10 +155,11 @@ class Session:
         }
 
     def _start_cadence(self) -> None:
-        by_hand = [m.every_n_steps for m in self.monitors if m.every_n_steps is not None]
-        rows = [m.rows for m in self.monitors if m.rows is not None]
+        deciding = [monitor for monitor in self.monitors if monitor.looks_at_training] or self.monitors
+        by_hand = [m.every_n_steps for m in deciding if m.every_n_steps is not None]
+        rows = [m.rows for m in deciding if m.rows is not None]
         self.pace.cadence = Cadence(
-            budget=min(m.budget for m in self.monitors),
+            budget=min(m.budget for m in deciding),
             every_n_steps=min(by_hand, default=None),
             rows=max(rows, default=None),
             report_every=self.trainer.log_every_n_steps or 50,
@@ -287,6 +288,13 @@ class Session:
             return []
         return self.faults.attempt(place, monitor.readings, state, tags, step, otherwise=[])
 
+    def _logged(self, readings: list[Reading], stage: str, *, rows: float) -> list[Reading]:
+        """The readings, whose scalars EarlyStopping and ModelCheckpoint may monitor from now on."""
+        if stage != "predict":
+            log = partial(log_scalars, batch_size=int(min(rows, 2**53)))
+            self.faults.attempt("log", log, self.module, readings, otherwise=None)
+        return readings
+
     def _tags(self, monitor: Reporter, stage: str, loader: int = 0) -> Tags:
         """Tags of a monitor; they name its source only where another monitor of its kind follows another one."""
         alone = sum(type(other) is type(monitor) for other in self.monitors) == 1
@@ -317,11 +325,11 @@ class Session:
             if rows == 0:
                 continue
             tags = self._tags(monitor, stage, loader)
-            said = self._readings(monitor, state, tags, step)
-            readings += said
-            if stage != "predict":
-                log = partial(log_scalars, batch_size=int(min(rows, 2**53)))
-                self.faults.attempt(type(monitor).__name__, log, self.module, said, otherwise=None)
+            readings += self._logged(self._readings(monitor, state, tags, step), stage, rows=rows)
+        for monitor in self.monitors:
+            tags = self._tags(monitor, stage)
+            with self.faults.skeleton(type(monitor).__name__):
+                readings += self._logged(monitor.concluded(tags, step), stage, rows=1)
         self.outlet.write(self.alerts.counted(readings), charged=False)  # time of validation is no time of steps
 
     def _on_save(self, checkpoint: dict[str, Any]) -> None:

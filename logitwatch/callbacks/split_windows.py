@@ -9,10 +9,9 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from logitwatch.callbacks.faults import Faults
-from logitwatch.callbacks.reduction import agreed, world_size
+from logitwatch.callbacks.reduction import agreed, rank, world_size
 from logitwatch.callbacks.reporter import Reporter
 from logitwatch.capture.observation import Observation
 from logitwatch.capture.sharding import is_distributed
@@ -56,7 +55,7 @@ class SplitWindows:
         key, ranks = (stage, loader, asked), world_size()
         window = self._states.get(key) or self._empty(stage, rows.logits.device)
         room = window.rows.shape[1]
-        more = ShardedRows.of(rows, rank=dist.get_rank(), ranks=ranks, capacity=room, seed=seed)
+        more = ShardedRows.of(rows, rank=rank(), ranks=ranks, capacity=room, seed=seed)
         self._states[key] = window.merge(more)
         grown = min(len(rows.logits), max(0, room - self._rows[key]))
         self._rows[key] += len(rows.logits)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from logitwatch.callbacks.faults import Faults
-from logitwatch.callbacks.reduction import alike, is_first_rank, reduced
+from logitwatch.callbacks.reduction import alike, rank, reduced
 from logitwatch.callbacks.reporter import Reporter
 from logitwatch.callbacks.split_windows import SplitWindows
 from logitwatch.states.protocol import Packed, State, pack, to_device, unpack
@@ -88,7 +88,7 @@ class Windows:
             if window is not None:
                 place = type(monitor).__name__
                 windows[monitor, loader] = self._faults.attempt(place, window.merge, state, otherwise=window)
-                if is_first_rank():
+                if rank() == 0:
                     self.add(monitor, stage, loader, to_device(state, device))
         self.split.clear(stage)
         return windows, rest

@@ -62,6 +62,18 @@ QUANTITIES: dict[str, Quantity] = {
     "calibration/accuracy": Quantity("fraction", "share of rows whose largest logit is the target"),
     "calibration/confidence": Quantity("fraction", "mean probability of the predicted class"),
     "calibration/reliability": Quantity("fraction", "accuracy against confidence; the diagonal is perfect calibration"),
+    "recalibration/nll_before": Quantity("nats", "NLL of the held-out rows as they are"),
+    "recalibration/nll_after": Quantity("nats", "NLL of the same rows under a calibrator fitted to others"),
+    "recalibration/ece_before": Quantity("fraction", "expected calibration error of the held-out rows as they are"),
+    "recalibration/ece_after": Quantity(
+        "fraction", "expected calibration error of the same rows under a calibrator fitted to others"
+    ),
+    "recalibration/smooth_ece_before": Quantity("fraction", "SmoothECE of the held-out rows as they are"),
+    "recalibration/smooth_ece_after": Quantity(
+        "fraction", "SmoothECE of the same rows under a calibrator fitted to others"
+    ),
+    "recalibration/temperature": Quantity("", "temperature of the calibrator in the checkpoint"),
+    "recalibration/rows": Quantity("rows", "held-out rows the calibrator was fitted to"),
     "losses/term": Quantity("nats", "mean value of one term of a composed loss, weight included"),
     "logitwatch/overhead": Quantity("fraction", "time spent in the suite as a fraction of the step time"),
     "logitwatch/coverage": Quantity("fraction", "share of the rows trained on whose distribution was looked at"),

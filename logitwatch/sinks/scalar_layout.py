@@ -33,6 +33,16 @@ _CALIBRATION = (
     Chart("best temperature", ("temperature",)),
     Chart("error of the most confident (fraction)", ("aurc",)),
 )
+_RECALIBRATION = (
+    Chart("NLL before and after recalibration (nats)", ("nll_before", "nll_after")),
+    Chart("ECE before and after recalibration (fraction)", ("ece_before", "ece_after")),
+    Chart("temperature", ("temperature",)),
+)
+_FAMILIES = (
+    ("Logits", "logits", _LOGITS),
+    ("Calibration", "calibration", _CALIBRATION),
+    ("Recalibration", "recalibration", _RECALIBRATION),
+)
 _SUITE = (
     Chart("overhead and coverage (fraction)", ("overhead", "coverage")),
     Chart("faults and dropped readings (count)", ("faults", "dropped")),
@@ -59,7 +69,7 @@ def scalar_layout(tags: Iterable[str]) -> dict[str, list[Chart]]:
     seen = {re.sub(r"/dataloader_idx_\d+$", "", tag) for tag in tags}
     # A category of its own: the page puts bands after the lines of their category, and the range is what to see first.
     layout = {"Range of the logits": [band for stage in _stages(seen, "logits") if (band := _band(stage, seen))]}
-    for title, family, charts in (("Logits", "logits", _LOGITS), ("Calibration", "calibration", _CALIBRATION)):
+    for title, family, charts in _FAMILIES:
         for stage in _stages(seen, family):
             layout[f"{title}: {stage}"] = _present(charts, f"{family}/{stage}", seen)
     for stage in _stages(seen, "losses"):

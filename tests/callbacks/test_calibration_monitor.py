@@ -138,10 +138,26 @@ def test_a_wide_validation_tries_temperatures_on_some_of_its_rows():
     z, y = torch.zeros(64, 2**15), torch.arange(64)
     z[torch.arange(64), (y + y % 2)] = 9.0
     state = state_of(CalibrationMonitor(), Observation.of(z, y, stage="val"))
-    assert state.temperatures.count == 2**20 // 2**15
+    assert state.temperatures.count == 8
     assert state.sketch.count == 64
     values = values_of(state)
     assert 0 < values["refinement"] < values["nll"]
+
+
+def test_once_a_temperature_is_known_those_near_it_are_tried_on_more_rows():
+    monitor = CalibrationMonitor()
+    z, y = scaled(2.5, rows=20_000)
+    seen = Observation.of(z, y, stage="val")
+    first = state_of(monitor, seen)
+    assert first.temperatures.count == 2**14 // 5
+    temperature = values_of(first, monitor=monitor)["temperature"]
+    second = state_of(monitor, seen)
+    assert second.temperatures.count == 2**16 // 5
+    assert values_of(second, monitor=monitor)["temperature"] == pytest.approx(temperature, rel=0.1)
+    # Logits that want another temperature by far find none near, and all are tried the next time.
+    far = Observation.of(50 * z, y, stage="val")
+    assert "temperature" not in values_of(state_of(monitor, far), monitor=monitor)
+    assert values_of(state_of(monitor, far), monitor=monitor)["temperature"] == pytest.approx(50 * temperature, rel=0.1)
 
 
 def test_refinement_is_of_every_row_where_temperatures_are_of_some():

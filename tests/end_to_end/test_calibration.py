@@ -3,7 +3,6 @@
 import logging
 
 import pytest
-import torch
 import torch.nn.functional as F
 from end_to_end.recomputed import joined, last, records, scalars
 from helpers.models import loader, model, namespace, net, trainer

@@ -54,8 +54,8 @@ def _partial_sums(cells: RankCells) -> tuple[Tensor, Tensor, Tensor]:
     sums, total = _from_nothing(cells.gaps), cells.counts.sum()
     of_wrong, of_right = cells.confidences
     # Within a cell all wrong rows may come first, or all right ones.
-    highest = (sums[:-1] + of_wrong).amax().clamp(min=0)
-    lowest = (sums[:-1] + of_right - cells.hits).amin().clamp(max=0)
+    highest = (sums[:-1] + of_wrong).amax()
+    lowest = (sums[:-1] + of_right - cells.hits).amin()
     return sums / total, highest / total, lowest / total
 
 

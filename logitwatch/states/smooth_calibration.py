@@ -39,7 +39,8 @@ def smooth_calibration_error(grids: SmoothingGrids) -> Tensor:
     low, high = _at(0, grids.points), _at(RESOLUTION, grids.points)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        below = (middle < FINEST) | (middle / RESOLUTION < error(middle))
+        # A bandwidth of 1 has the error of the finest: whichever way that goes, the finest is where it ends.
+        below = middle / RESOLUTION < error(middle)
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return torch.where(coarse_points[0].sum() > 0, error(high), torch.nan)
 

@@ -1,5 +1,6 @@
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -128,6 +129,33 @@ def test_the_interval_holds_the_error_of_the_population(number: int, shift: floa
         held += interval.lower.item() <= wanted <= interval.upper.item()
     # Two in three standard errors below 95 in 100 are chance.
     assert held / repeats >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / repeats)
+
+
+def share_held(draw: Callable[[torch.Generator], tuple[Tensor, Tensor]], num_bins: int, wanted: float) -> float:
+    """How many of 200 intervals hold an error."""
+    held = 0
+    for seed in range(200):
+        interval = error_interval(bins(*draw(torch.Generator().manual_seed(seed)), num_bins))
+        held += interval.lower.item() <= wanted <= interval.upper.item()
+    return held / 200
+
+
+def test_the_interval_knows_that_the_shares_of_the_bins_are_drawn_too() -> None:
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Half of the rows sure to 0.2, half to 1, and all right: nothing is noise but how many there are of each."""
+        c = torch.where(torch.rand(1000, generator=generator) < 0.5, 0.2, 1.0).double()
+        return c, c > 0
+
+    assert share_held(draw, 15, 0.4) >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 200)
+
+
+def test_the_interval_knows_that_gaps_may_vary_more_than_hits() -> None:
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Sure to be right where wrong and the other way: gaps of 1 and -1 in one bin, 0 on average."""
+        c = (torch.rand(1000, generator=generator) < 0.5).double()
+        return c, c < 0.5
+
+    assert share_held(draw, 1, 0.0) >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 200)
 
 
 def test_the_interval_tells_more_the_more_rows_there_are() -> None:

@@ -1,6 +1,7 @@
 """Every example and configuration runs, small; what the README shows is what is here."""
 
 import ast
+import gzip
 import importlib
 import logging
 import os
@@ -15,6 +16,7 @@ import torch
 import yaml
 from helpers.wandb_file import offline_wandb, read_wandb, rows
 
+from logitwatch.calibrators import CalibrationWarning
 from logitwatch.sinks.glossary import QUANTITIES
 from logitwatch.sinks.jsonl import read_jsonl
 
@@ -51,7 +53,7 @@ def scalars(folder):
 
 def test_every_example_is_run_by_a_test():
     named = re.findall(r'(?:example|import_module)\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8"))
-    assert {path.stem for path in EXAMPLES.glob("[!_]*.py")} == set(named)
+    assert {path.stem for path in EXAMPLES.glob("[!_]*.py")} == {name for name in named if name[0] != "_"}
 
 
 def test_quickstart_prints_what_the_readme_shows(capsys):
@@ -104,6 +106,27 @@ def test_early_stopping_follows_the_calibration_error():
 def test_explicit_hands_over_logits_of_an_unknown_loss():
     seen = example("explicit")["main"](epochs=2)
     assert seen["calibration/val/accuracy"] > 0.5
+
+
+def test_calibrators_compares_them_on_rows_that_nothing_has_seen(capsys):
+    with pytest.warns(CalibrationWarning, match="MatrixScaling fits 110 numbers to 500 rows"):
+        table = example("calibrators")["main"](splits=2)
+    before, scaled, matrix = table["as it is"], table["temperature"], table["matrix"]
+    assert scaled["accuracy"] == before["accuracy"]
+    assert scaled["ece"] < before["ece"] / 4
+    assert scaled["ece"] < matrix["ece"]
+    assert table["matrix, off_diagonal=0.1"]["nll"] < matrix["nll"] < before["nll"]
+    assert re.search(r"^temperature +0\.\d{4} ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_fashion_reads_the_files_of_the_package(tmp_path):
+    for part in ("images-idx3", "labels-idx1"):
+        header, numbers = (bytes(16), bytes([0, 51, 255]) * 784) if part[0] == "i" else (bytes(8), bytes([9, 0, 5]))
+        (tmp_path / f"t10k-{part}-ubyte.gz").write_bytes(gzip.compress(header + numbers))
+    images, labels = importlib.import_module("_fashion").fashion("t10k", tmp_path)
+    assert images.shape == (3, 784)
+    assert images[0, :4].tolist() == pytest.approx([0, 0.2, 1, 0])
+    assert labels.tolist() == [9, 0, 5]
 
 
 def test_own_monitor_passes_the_checks_of_every_monitor(monkeypatch):

@@ -45,7 +45,7 @@ def clean(tmp_path_factory):
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_a_run_whose_monitors_fail_at_random_is_the_same_run(group, clean, tmp_path):
     for seed in range(group, SEEDS, GROUPS):
-        monitors = logitwatch.watch(every_n_steps=1 + seed % 3, rows=8)
+        monitors = [*logitwatch.watch(every_n_steps=1 + seed % 3, rows=8), logitwatch.Recalibrator()]
         folder = tmp_path / str(seed)
         with ChaosCallback(seed=seed, p=(0.05, 0.2, 0.6)[seed % 3]) as chaos:
             ended = run(monitors, folder)

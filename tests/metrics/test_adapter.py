@@ -17,6 +17,7 @@ from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.logit_histogram import LogitHistogram
 from logitwatch.states.moments import Moments
+from logitwatch.states.protocol import Packed, pack, unpack
 
 CLASSES = 6
 
@@ -207,7 +208,7 @@ def run_rank(rank: int, folder: str) -> None:
         metric.sync()
         found[name] = {"value": value, "sums": metric.packed_sums, "maxima": metric.packed_maxima}
         metric.unsync()
-        found[name]["own"] = metric.packed_sums
+        found[name]["own"] = pack(metric.state)._asdict()
     torch.save(found, f"{folder}/{rank}.pt")
     destroy_process_group()
 
@@ -230,4 +231,5 @@ def test_two_ranks_see_what_one_process_sees(tmp_path: Path) -> None:
     assert ranks[0]["calibration"]["value"] == ranks[1]["calibration"]["value"]
     assert ranks[0]["calibration"]["value"].item() == pytest.approx(whole["calibration"].ece(10).item(), abs=1e-12)
     # Each rank has its own rows back after the report.
-    assert [rank["calibration"]["own"][:3600].sum().item() for rank in ranks] == [80, 40]
+    own = [unpack(CalibrationSketch.empty(), Packed(**rank["calibration"]["own"])) for rank in ranks]
+    assert [state.count.item() for state in own] == [80, 40]

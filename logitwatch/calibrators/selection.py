@@ -64,6 +64,7 @@ def select_calibrator(
             other than an `Identity` is called ``"identity"``; or if the rows outside a fold are all of one class.
 
     Examples:
+        >>> import torch
         >>> from logitwatch.calibrators import TemperatureScaling
         >>> generator = torch.Generator().manual_seed(0)
         >>> logits = torch.randn(500, 3, generator=generator)

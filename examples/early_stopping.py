@@ -1,4 +1,4 @@
-"""Stop when calibration stops improving, and keep the best calibrated checkpoint."""
+"""Stop when no temperature would make the model better, and keep the checkpoint that was best."""
 
 from _digits import Classifier, loaders
 from pytorch_lightning import Trainer, seed_everything
@@ -10,8 +10,8 @@ import logitwatch
 
 def main(out: str = "runs/early_stopping", epochs: int = 50) -> Trainer:
     seed_everything(0)
-    stopping = EarlyStopping(monitor="calibration/val/ece", patience=5)
-    checkpoint = ModelCheckpoint(monitor="calibration/val/ece", filename="best")
+    stopping = EarlyStopping(monitor="calibration/val/refinement", patience=5)
+    checkpoint = ModelCheckpoint(monitor="calibration/val/refinement", filename="best")
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -19,7 +19,9 @@ def main(out: str = "runs/early_stopping", epochs: int = 50) -> Trainer:
         callbacks=[*logitwatch.watch(), stopping, checkpoint],
     )
     trainer.fit(Classifier(nn.CrossEntropyLoss()), *loaders())
-    print(f"Stopped after {trainer.current_epoch} of {epochs} epochs; least ECE {stopping.best_score:.3f}")
+    print(
+        f"Stopped after {trainer.current_epoch} of {epochs} epochs; least NLL at the best temperature {stopping.best_score:.3f}"
+    )
     print(f"The model that had it: {checkpoint.best_model_path}")
     return trainer
 

@@ -20,10 +20,12 @@ def main(out: str = "runs/recalibration", epochs: int = 20) -> tuple[float, floa
     calibrator = logitwatch.Recalibrator.from_checkpoint(f"{out}/last.ckpt")
     images, labels = map(torch.cat, zip(*val, strict=True))
     with torch.no_grad():
-        logits = model.eval()(images)
+        logits = model.net(images)
         before, after = CalibrationSketch.of(logits, labels), CalibrationSketch.of(calibrator(logits), labels)
     said = trainer.callback_metrics["recalibration/val/nll_after"].item()
-    print(f"temperature {calibrator.temperature:.3f}: NLL {before.nll():.4f} -> {after.nll():.4f}, cross-fitted {said:.4f}")
+    print(
+        f"temperature {calibrator.temperature:.3f}: NLL {before.nll():.4f} -> {after.nll():.4f}, cross-fitted {said:.4f}"
+    )
     return before.nll().item(), after.nll().item()
 
 

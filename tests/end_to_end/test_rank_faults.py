@@ -90,7 +90,9 @@ def in_trouble(rank, folder):
     results["chosen"] = fit(folder, "chosen", logitwatch.watch(), max_epochs=8, log_every_n_steps=5)
     for seed in range(20):
         with ChaosCallback(seed, p=0.25) as chaos:  # each rank has faults of its own
-            results[f"chaos {seed}"] = fit(folder, f"chaos {seed}", [*watch(), logitwatch.Recalibrator()]) | {"injected": chaos.total}
+            results[f"chaos {seed}"] = fit(folder, f"chaos {seed}", [*watch(), logitwatch.Recalibrator()]) | {
+                "injected": chaos.total
+            }
     return results
 
 

@@ -97,7 +97,12 @@ def test_losses_logs_every_term():
     assert abs(both["logits/val/log_partition"]) < abs(seen["cross-entropy"]["logits/val/log_partition"])
 
 
-def test_early_stopping_follows_the_calibration_error():
+def test_recalibration_lowers_the_nll():
+    before, after = example("recalibration")["main"](epochs=6)
+    assert after < before
+
+
+def test_early_stopping_follows_refinement():
     trainer = example("early_stopping")["main"](epochs=4)
     assert trainer.early_stopping_callback.best_score == trainer.checkpoint_callback.best_model_score
     assert Path(trainer.checkpoint_callback.best_model_path).exists()

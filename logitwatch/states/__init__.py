@@ -15,6 +15,7 @@ from logitwatch.states.protocol import Packed, State, pack, to_device, unpack
 from logitwatch.states.rank_cells import RankCells
 from logitwatch.states.reliability import BrierDecomposition, ReliabilityCurve
 from logitwatch.states.selective_risk import RiskCoverageCurve
+from logitwatch.states.smooth_calibration import SmoothReliabilityCurve
 from logitwatch.states.smoothing_grids import SmoothingGrids
 from logitwatch.states.temperature_grid import TemperatureFit, TemperatureGrid
 
@@ -36,6 +37,7 @@ __all__ = [
     "RankCells",
     "ReliabilityCurve",
     "RiskCoverageCurve",
+    "SmoothReliabilityCurve",
     "SmoothingGrids",
     "State",
     "TemperatureFit",

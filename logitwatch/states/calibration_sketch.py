@@ -11,7 +11,7 @@ from torch import Tensor
 
 from logitwatch.functional.numerics import accumulator_dtype
 from logitwatch.functional.row_statistics import calibration_rows
-from logitwatch.states import binned_error, ranked_calibration, selective_risk
+from logitwatch.states import binned_error, ranked_calibration, selective_risk, smooth_calibration
 from logitwatch.states.binned_error import Interval
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.protocol import merge_fields, nested, summed
@@ -19,7 +19,6 @@ from logitwatch.states.rank_cells import RankCells
 from logitwatch.states.ranked_calibration import Certified
 from logitwatch.states.reliability import BrierDecomposition, ReliabilityCurve, decomposed_brier, reliability_of
 from logitwatch.states.selective_risk import RiskCoverageCurve
-from logitwatch.states.smooth_calibration import smooth_calibration_error
 from logitwatch.states.smoothing_grids import SmoothingGrids
 
 __all__ = ["CalibrationSketch"]
@@ -276,7 +275,11 @@ class CalibrationSketch:
         What relplot's ``smECE`` gives for all rows at once, to 1e-12, its bandwidths in steps of 1 / 1024 included;
         the time it takes does not depend on the number of rows.
         """
-        return smooth_calibration_error(self.grids)
+        return smooth_calibration.smooth_calibration_error(self.grids)
+
+    def smooth_reliability_curve(self) -> smooth_calibration.SmoothReliabilityCurve:
+        """Accuracy against confidence without bins: kernel regression at the bandwidth of `smooth_ece`, to 1e-3."""
+        return smooth_calibration.smooth_reliability_curve(self.grids)
 
     def ks_error(self) -> Tensor:
         """Largest absolute sum of the gaps of the least confident rows, over all rows: no bins. A fraction.

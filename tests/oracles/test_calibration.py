@@ -67,6 +67,25 @@ def test_batches_of_binary_logits_between_zero_and_one_are_taken_for_probabiliti
     assert binary_calibration_error(z, y).item() > 0.15
 
 
+@pytest.mark.filterwarnings("ignore")  # at import, of matplotlib and others
+@pytest.mark.parametrize(("rows", "scale"), [(300, 1.5), (2000, 1.6), (20_000, 1.5), (20_000, 4.0)])
+def test_the_smooth_reliability_curve_is_that_of_relplot(rows: int, scale: float) -> None:
+    relplot = pytest.importorskip("relplot")
+    logits, targets = predictions(rows, scale=scale)
+    c, prediction = logits.double().softmax(-1).max(-1)
+    theirs = relplot.prepare_rel_diagram(
+        c.numpy(), (prediction == targets).double().numpy(), plot_confidence_band=False, report_CE_std=False
+    )
+    ours = CalibrationSketch.of(logits.double(), targets).smooth_reliability_curve()
+    assert ours.bandwidth.item() == theirs["sigma"]
+    np.testing.assert_allclose(ours.confidence, theirs["mesh"], rtol=1e-12)
+    np.testing.assert_allclose(ours.density, theirs["density"], rtol=1e-9, atol=2e-5)  # they add 1e-5
+    known = ~ours.accuracy.isnan().numpy()
+    assert known.sum() > 100
+    # They share out whether a row is right, we share out its gap; a kernel holds ten points.
+    np.testing.assert_allclose(ours.accuracy[known], theirs["mu"][known], rtol=0, atol=1e-4)
+
+
 def test_averages_are_those_of_scikit_learn() -> None:
     logits, targets = predictions()
     p = logits.double().softmax(-1).numpy()

@@ -163,15 +163,16 @@ def read_outs(seen: CalibrationSketch, num_bins: int = 15) -> dict[str, Tensor]:
         found[f"certified {name}"] = seen.certified_error(name, num_bins)
     for part in (seen.brier_decomposition(num_bins), seen.ece_interval(num_bins), seen.reliability_curve(num_bins)):
         found |= part._asdict()
-    curve = seen.risk_coverage_curve()
-    return found | {"coverage": curve.coverage, "risk": curve.risk}
+    curve, smooth = seen.risk_coverage_curve(), seen.smooth_reliability_curve()
+    found |= {"coverage": curve.coverage, "risk": curve.risk}
+    return found | {"smooth accuracy": smooth.accuracy, "density": smooth.density, "bandwidth": smooth.bandwidth}
 
 
 def test_every_read_out_has_its_place_in_the_tests() -> None:
     names = {name for name, value in vars(CalibrationSketch).items() if callable(value) and not name.startswith("_")}
     several = {"ece", "certified_error", "brier_decomposition", "ece_interval", "reliability_curve"}
     tested = {name for name in read_outs(CalibrationSketch.empty()) if name in names}
-    assert names - tested == several | {"risk_coverage_curve", "merge"}
+    assert names - tested == several | {"risk_coverage_curve", "smooth_reliability_curve", "merge"}
 
 
 def test_every_read_out_of_nothing_is_nan() -> None:
@@ -186,6 +187,7 @@ def test_read_outs_are_where_the_state_is_and_wait_for_no_device(num_bins: int) 
     seen = to_device(CalibrationSketch.of(*predictions(10)), "meta")
     assert {value.device.type for value in read_outs(seen, num_bins).values()} == {"meta"}
     assert seen.risk_coverage_curve().threshold.device.type == "meta"
+    assert seen.smooth_reliability_curve().confidence.device.type == "meta"
 
 
 @pytest.mark.parametrize("num_bins", [15, 7])

@@ -14,6 +14,7 @@ __all__ = ["SmoothReliabilityCurve", "smooth_calibration_error", "smooth_reliabi
 HALVINGS = 10
 COARSE = 11  # from this bandwidth on all share one grid
 MESH = 200  # the error is a mean over at least this many points, ten to a bandwidth; a curve has this many
+FEWEST = 10  # rows in a kernel: of fewer, a curve is noise
 FLOOR = 1e-4  # added to the density, in rows
 
 
@@ -21,7 +22,7 @@ class SmoothReliabilityCurve(NamedTuple):
     """Accuracy as a smooth function of confidence, at 200 points from 0 to 1; each ``[200]`` but the last."""
 
     confidence: Tensor  # evenly spaced, float64
-    accuracy: Tensor  # mean of being right, float64; NaN past the rows, or with less than one in the kernel
+    accuracy: Tensor  # mean of being right, float64; NaN past the rows, or with fewer than ten in the kernel
     density: Tensor  # of the rows along confidence, float64: its mean over [0, 1] is 1
     bandwidth: Tensor  # standard deviation of the kernel, float64 []
 
@@ -59,7 +60,7 @@ def smooth_reliability_curve(grids: SmoothingGrids) -> SmoothReliabilityCurve:
     rows, hits = torch.where(bandwidth < COARSE, _chosen(torch.stack(fine), bandwidth), coarse)
     sigma, total = bandwidth / RESOLUTION, _seen(grids)
     mesh = torch.arange(MESH, dtype=rows.dtype, device=rows.device) / (MESH - 1)
-    known = (rows * sigma * math.sqrt(2 * math.pi) >= 1) & _in_range(mesh, grids.at(COARSE)[0])
+    known = (rows * sigma * math.sqrt(2 * math.pi) >= FEWEST) & _in_range(mesh, grids.at(COARSE)[0])
     accuracy = torch.where(known, (hits / rows).clamp(0, 1), torch.nan)
     return SmoothReliabilityCurve(mesh, accuracy, rows / total, torch.where(total > 0, sigma, torch.nan))
 

@@ -19,9 +19,7 @@ def main(out: str = "runs/early_stopping", epochs: int = 50) -> Trainer:
         callbacks=[*logitwatch.watch(), stopping, checkpoint],
     )
     trainer.fit(Classifier(nn.CrossEntropyLoss()), *loaders())
-    print(
-        f"Stopped after {trainer.current_epoch} of {epochs} epochs; least NLL at the best temperature {stopping.best_score:.3f}"
-    )
+    print(f"Stopped after {trainer.current_epoch} of {epochs} epochs; least refinement {stopping.best_score:.3f} nats")
     print(f"The model that had it: {checkpoint.best_model_path}")
     return trainer
 

@@ -23,9 +23,8 @@ def main(out: str = "runs/recalibration", epochs: int = 20) -> tuple[float, floa
         logits = model.net(images)
         before, after = CalibrationSketch.of(logits, labels), CalibrationSketch.of(calibrator(logits), labels)
     said = trainer.callback_metrics["recalibration/val/nll_after"].item()
-    print(
-        f"temperature {calibrator.temperature:.3f}: NLL {before.nll():.4f} -> {after.nll():.4f}, cross-fitted {said:.4f}"
-    )
+    print(f"Temperature {calibrator.temperature:.3f} takes the NLL from {before.nll():.4f} to {after.nll():.4f} nats;")
+    print(f"on rows it was not fitted to, to {said:.4f}")
     return before.nll().item(), after.nll().item()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,9 @@ from logitwatch.callbacks.monitor import Monitor
 from logitwatch.callbacks.recalibration import KINDS, Recalibration, carried, recalibrated, restored
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.observation import Observation
-from logitwatch.sinks.readings import Alert, Reading, Scalars, Text
+from logitwatch.figures.recalibration import recalibration_figure
+from logitwatch.sinks.glossary import describe
+from logitwatch.sinks.readings import Alert, Figure, Reading, Scalars, Text
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.protocol import State
 
@@ -35,9 +39,9 @@ class Recalibrator(Monitor):
     the whole sample: `calibrator`, which every checkpoint from then on carries.
 
     Logged, under ``recalibration/val/``: ``nll_before``, ``nll_after`` (nats), ``ece_before``, ``ece_after``,
-    ``smooth_ece_before``, ``smooth_ece_after`` (fraction), ``rows``, and ``temperature`` where there is one; the text
-    ``note`` where the rows do not determine what was fitted. The alert ``recalibration_tradeoff`` says that the NLL
-    falls and the ECE rises.
+    ``smooth_ece_before``, ``smooth_ece_after`` (fraction), ``rows``, and ``temperature`` where there is one; with
+    matplotlib the picture ``diagram``; the text ``note`` where the rows do not determine what was fitted. The alert
+    ``recalibration_tradeoff`` says that the NLL falls and the ECE rises.
 
     Args:
         calibrator: ``temperature``, ``vector``, ``matrix``, ``platt``, ``isotonic``, ``beta``, ``histogram``, ``bias``,
@@ -166,6 +170,10 @@ class Recalibrator(Monitor):
         readings: list[Reading] = [
             Scalars(values={tags("recalibration", name): value for name, value in values.items()}, step=step)
         ]
+        if importlib.util.find_spec("matplotlib") is not None:
+            picture = partial(recalibration_figure, done.before, done.after)
+            tag = tags("recalibration", "diagram")
+            readings.append(Figure(tag=tag, step=step, factory=picture, meaning=describe(tag).meaning))
         if done.notes:
             readings.append(Text(tag=tags("recalibration", "note"), step=step, markdown="\n\n".join(done.notes)))
         return readings + self._tradeoff(values, step)

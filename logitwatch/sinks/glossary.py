@@ -72,6 +72,7 @@ QUANTITIES: dict[str, Quantity] = {
     "recalibration/smooth_ece_after": Quantity(
         "fraction", "SmoothECE of the same rows under a calibrator fitted to others"
     ),
+    "recalibration/diagram": Quantity("fraction", "reliability before and after, of rows the calibrator has not seen"),
     "recalibration/temperature": Quantity("", "temperature of the calibrator in the checkpoint"),
     "recalibration/rows": Quantity("rows", "held-out rows the calibrator was fitted to"),
     "losses/term": Quantity("nats", "mean value of one term of a composed loss, weight included"),

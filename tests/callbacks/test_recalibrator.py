@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from end_to_end.recomputed import joined, last, records, scalars, texts
+from end_to_end.recomputed import joined, last, scalars, texts
 from helpers.models import NAMESPACES, loader, model, namespace, trainer
 
 import logitwatch
@@ -12,7 +12,7 @@ from logitwatch.calibrators import TemperatureScaling
 from logitwatch.callbacks.recalibrator import Recalibrator
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.observation import Observation
-from logitwatch.sinks.readings import Alert
+from logitwatch.sinks.readings import Alert, Figure
 from logitwatch.testing import check_monitor
 
 L = namespace("pytorch_lightning")
@@ -52,8 +52,6 @@ def test_an_over_confident_net_is_mended_and_the_numbers_say_so(lightning, tmp_p
     assert said["nll_before"] == pytest.approx(F.cross_entropy(z, y).item(), rel=1e-6)
     assert said["nll_after"] < said["nll_before"]
     assert t.callback_metrics["recalibration/val/nll_after"].item() == pytest.approx(said["nll_after"], rel=1e-6)
-    (picture,) = [r for r in records(tmp_path) if r["tag"] == "recalibration/val/diagram"]
-    assert picture["kind"] == "figure"
     for name in (*said, "diagram"):
         assert f"``{name}``" in inspect.getdoc(Recalibrator), name
     assert t.lightning_module is subject
@@ -145,6 +143,16 @@ def test_an_nll_that_falls_while_the_ece_rises_is_an_alert_raised_once():
         assert values["ece_after"] > values["ece_before"]
         rules.append([reading.rule for reading in readings if isinstance(reading, Alert)])
     assert rules == [["recalibration_tradeoff"], []]
+
+
+def test_a_recalibration_is_drawn_before_and_after():
+    recalibrator = Recalibrator()
+    seen = Observation.of(*conflicting(), stage="val")
+    recalibrator.summary(seen, seen, None, histograms=False)
+    (picture,) = [r for r in recalibrator.concluded(Tags("val"), 7) if isinstance(r, Figure)]
+    assert picture.tag == "recalibration/val/diagram"
+    drawn = picture.factory()
+    assert "ECE" in drawn.axes[0].get_title(loc="left")
 
 
 def test_only_validations_are_drawn_from():

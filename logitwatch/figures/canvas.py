@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.typing import ColorType
 
-__all__ = ["ink", "new_figure", "rows_axis", "title", "unit_square"]
+__all__ = ["ink", "legend", "new_figure", "rows_axis", "title", "unit_square"]
 
 # Okabe and Ito's palette; warm is over-confident, cold is under-confident, in every figure.
 WARM, COLD, GREEN, PURPLE, AMBER, SKY = "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -44,6 +44,11 @@ def title(axes: Axes, verdict: str, detail: str) -> None:
 def ink(axes: Axes) -> ColorType:
     """The colour the user's style writes with: black on white, or the other way around."""
     return axes.xaxis.label.get_color()
+
+
+def legend(axes: Axes, corner: Literal["upper left", "lower right"] = "upper left", *, ncols: int = 1) -> None:
+    """Names of what is drawn, on a ground that lines behind it do not show through."""
+    axes.legend(loc=corner, fontsize=SMALL, ncols=ncols, frameon=True, framealpha=0.85, edgecolor="none")
 
 
 def unit_square(axes: Axes) -> None:

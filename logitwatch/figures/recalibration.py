@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from logitwatch.figures.canvas import COLD, SMALL, WARM, new_figure, rows_axis, title, unit_square
+from logitwatch.figures.canvas import COLD, WARM, legend, new_figure, rows_axis, title, unit_square
 from logitwatch.figures.plain import Number, spelled
 from logitwatch.figures.reliability import (
     ReliabilityDiagram,
@@ -56,7 +56,7 @@ def draw_recalibration(axes: Axes, data: Recalibration) -> None:
     for name, diagram, colour in (("before", data.before, WARM), ("after", data.after, COLD)):
         draw_intervals(axes, diagram, color=colour, label="_")
         draw_smooth_curve(axes, diagram, color=colour, label=f"{name}: confidence {spelled(diagram.mean_confidence)}")
-    axes.legend(loc="upper left", fontsize=SMALL, frameon=False)
+    legend(axes)
     before, after = data
     verdict = f"ECE {_change(before.ece, after.ece)} (calibrated: {_change(before.null_ece, after.null_ece)})"
     accuracy = _change(before.mean_accuracy, after.mean_accuracy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from logitwatch.figures.canvas import COLD, NEUTRAL, SMALL, WARM, ink, new_figure, rows_axis, title, unit_square
+from logitwatch.figures.canvas import COLD, NEUTRAL, WARM, ink, legend, new_figure, rows_axis, title, unit_square
 from logitwatch.figures.plain import Number, drawn, number, numbers, spelled
 from logitwatch.states.calibration_sketch import CalibrationSketch
 
@@ -114,9 +114,7 @@ def draw_reliability_diagram(axes: Axes, diagram: ReliabilityDiagram) -> None:
         draw_smooth_curve(axes, diagram, color=ink(axes), label=label)
         draw_intervals(axes, diagram, color=ink(axes), label="accuracy, 95 % interval")
     # The corner that the points leave empty.
-    axes.legend(
-        loc="lower right" if diagram.verdict == "under-confident" else "upper left", fontsize=SMALL, frameon=False
-    )
+    legend(axes, "lower right" if diagram.verdict == "under-confident" else "upper left")
     verdict = f"ECE {spelled(diagram.ece)} (calibrated model would show {spelled(diagram.null_ece)})"
     means = f"confidence {spelled(diagram.mean_confidence)}, accuracy {spelled(diagram.mean_accuracy)}"
     title(axes, verdict, f"{diagram.verdict}: {means}")
@@ -138,7 +136,7 @@ def draw_confidence_histogram(axes: Axes, diagram: ReliabilityDiagram) -> None:
             axes.axvline(value, color=colour, linestyle=style, linewidth=1.6, label=name)
     rows_axis(axes, sum(diagram.counts))
     if sum(diagram.counts):
-        axes.legend(loc="upper left", fontsize=SMALL, frameon=False, ncols=2)
+        legend(axes, ncols=2)
 
 
 def reliability_figure(sketch: CalibrationSketch, *, num_bins: int = 15) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from logitwatch.figures.canvas import LINES, SMALL, new_figure, title
+from logitwatch.figures.canvas import LINES, legend, new_figure, title
 from logitwatch.figures.plain import Number, number, spelled
 from logitwatch.states.calibration_sketch import CalibrationSketch
 
@@ -64,7 +64,7 @@ def draw_risk_coverage(axes: Axes, curves: list[RiskCoverage]) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.1 * max([*trusted, 0.01])))
     axes.set(xlabel="coverage (fraction answered, surest first)", ylabel="risk (fraction wrong of the answered)")
     if curves:
-        axes.legend(loc="upper left", fontsize=SMALL, frameon=False)
+        legend(axes)
     title(axes, *_verdict(seen))
 
 

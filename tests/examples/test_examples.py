@@ -141,6 +141,13 @@ def test_own_monitor_passes_the_checks_of_every_monitor(monkeypatch):
     assert 0 < importlib.import_module("own_monitor").main(epochs=2) < 9
 
 
+def test_reliability_draws_what_a_temperature_mends(tmp_path):
+    before, after = example("reliability")["main"](out=str(tmp_path))
+    assert after < before
+    for name in ("reliability.png", "recalibration.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
 def test_language_model_counts_the_padding(tmp_path):
     program = example("language_model")
     program["main"](out=str(tmp_path), steps=5)

@@ -82,9 +82,8 @@ def test_figures_arrive_in_an_offline_run(tmp_path):
             sink = WandbSink(run)
             sink.write(readings())
             sink.close()
-        run.finish()
-        (row,) = [row for row in rows(read_wandb(tmp_path)) if "trainer/global_step" in row]
-        for name, size in SIZES.items():
-            assert row[f"calibration/val/{name}/_type"] == "image-file"
-            (file,) = Path(tmp_path).rglob(Path(row[f"calibration/val/{name}/path"]).name)
-            assert_drawn(Image.open(file), size)
+    (row,) = [row for row in rows(read_wandb(tmp_path)) if "trainer/global_step" in row]
+    for name, size in SIZES.items():
+        assert row[f"calibration/val/{name}/_type"] == "image-file"
+        (file,) = Path(tmp_path).rglob(Path(row[f"calibration/val/{name}/path"]).name)
+        assert_drawn(Image.open(file), size)

@@ -62,7 +62,10 @@ STATE_KINDS = {
     "calibration_summary": StateKind(
         CalibrationSummary.empty,
         lambda z, y: CalibrationSummary(
-            CalibrationSketch.of(z, y), TemperatureGrid.of(z, y), CalibrationEvidence.of(z, y)
+            CalibrationSketch.of(z, y),
+            TemperatureGrid.of(z, y),
+            CalibrationEvidence.of(z, y),
+            PositionCalibration.of(z.unsqueeze(-2), y.unsqueeze(-1)),
         ),
     ),
     "temperature_grid": StateKind(TemperatureGrid.empty, TemperatureGrid.of),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -13,11 +14,13 @@ from logitwatch.callbacks.calibration_history import CalibrationHistory, Validat
 from logitwatch.callbacks.monitor import Monitor
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.observation import Observation
-from logitwatch.sinks.readings import Reading, Scalars
+from logitwatch.sinks.glossary import describe
+from logitwatch.sinks.readings import Reading, Scalars, Table
 from logitwatch.sinks.state_readings import reliability_reading
 from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.calibration_summary import CalibrationSummary
+from logitwatch.states.position_calibration import PositionCalibration
 from logitwatch.states.protocol import State
 from logitwatch.states.temperature_grid import TemperatureGrid
 
@@ -38,8 +41,9 @@ class CalibrationMonitor(Monitor):
 
     After a validation or test also ``adaptive_ece``, ``debiased_ece``, ``smooth_ece``, ``ks_error``, ``aurc``
     (fraction), ``temperature`` (the best one, where there is one), ``refinement`` (nats, NLL at that temperature: what
-    no recalibration removes, and what to monitor with ``EarlyStopping``), and ``train_gap`` (fraction, the gap less
-    that of the training rows since the last validation). After validations the alerts ``calibration_overfitting`` and
+    no recalibration removes, and what to monitor with ``EarlyStopping``), ``train_gap`` (fraction, the gap less
+    that of the training rows since the last validation), and of ``[batch, sequence, classes]`` the table ``positions``:
+    calibration by position in the sequence. After validations the alerts ``calibration_overfitting`` and
     ``miscalibration``; see `CalibrationHistory`.
 
     Args:
@@ -99,9 +103,13 @@ class CalibrationMonitor(Monitor):
         sketch = CalibrationSketch.of_rows(rows.confidence, rows.correct, rows.nll, rows.brier, sample.valid)
         nothing = self.empty(sample.valid.device)
         if sample.stage == "train":
-            return CalibrationSummary(sketch, nothing.temperatures, nothing.evidence)
-        evidence = CalibrationEvidence.of_rows(rows.confidence, rows.correct, sample.valid & ~sample.bad_target)
-        return CalibrationSummary(sketch, self._temperatures(sample) or nothing.temperatures, evidence)
+            return replace(nothing, sketch=sketch)
+        return CalibrationSummary(
+            sketch,
+            self._temperatures(sample) or nothing.temperatures,
+            CalibrationEvidence.of_rows(rows.confidence, rows.correct, sample.valid & ~sample.bad_target),
+            _positions(sample) or nothing.positions,
+        )
 
     def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
         """See `Monitor.readings`."""
@@ -117,7 +125,8 @@ class CalibrationMonitor(Monitor):
             if tags.stage == "val" and self.rows_in(state):
                 alerts += self._history.validated(_validation(tags, step, summary, values))
         scalars = {tags("calibration", name): value for name, value in values.items() if not math.isnan(value)}
-        return [Scalars(values=scalars, step=step), curve, *alerts]
+        tables = _table(tags("calibration", "positions"), step, summary.positions)
+        return [Scalars(values=scalars, step=step), curve, *tables, *alerts]
 
     def rows_in(self, state: State) -> int:
         """See `Monitor.rows_in`."""
@@ -146,6 +155,32 @@ class CalibrationMonitor(Monitor):
     def recall(self, memory: Mapping[str, Any]) -> None:
         """See `Monitor.recall`."""
         self._history.load_state_dict(memory)
+
+
+def _positions(sample: Observation) -> PositionCalibration | None:
+    """Rows by their position in a sequence, where they came as ``[batch, sequence, classes]``."""
+    if len(sample.leading_shape) != 2 or sample.binary:
+        return None
+    rows = sample.statistics
+    position = torch.arange(sample.leading_shape[1], device=rows.nll.device).expand(sample.leading_shape).reshape(-1)
+    return PositionCalibration.of_rows(position, rows.confidence, rows.correct, rows.nll, sample.valid)
+
+
+def _table(tag: str, step: int, positions: PositionCalibration) -> list[Reading]:
+    """One line for each bucket of positions that has rows; nothing where nothing is a sequence."""
+    columns = {
+        "from position": torch.tensor(positions.first_positions()),
+        "rows": positions.count,
+        "nll": positions.nll(),
+        "accuracy": positions.accuracy(),
+        "gap": positions.gap(),
+        "ece": positions.ece(),
+    }
+    there = positions.count > 0
+    lines = list(zip(*(column[there].tolist() for column in columns.values()), strict=True))
+    return (
+        [Table(tag=tag, step=step, columns=list(columns), rows=lines, meaning=describe(tag).meaning)] if lines else []
+    )
 
 
 def _scalars(sketch: CalibrationSketch, num_bins: int) -> dict[str, float]:

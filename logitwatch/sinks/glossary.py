@@ -57,6 +57,7 @@ QUANTITIES: dict[str, Quantity] = {
     "calibration/refinement": Quantity(
         "nats", "NLL at the best temperature: what is left when calibration is perfect. Stop early on this"
     ),
+    "calibration/positions": Quantity("", "calibration by position in the sequence: where a model grows too sure"),
     "calibration/brier_score": Quantity("", "squared distance of probabilities to the target, summed over classes"),
     "calibration/nll": Quantity("nats", "mean negative log-likelihood of the target"),
     "calibration/accuracy": Quantity("fraction", "share of rows whose largest logit is the target"),

@@ -1,4 +1,4 @@
-"""All that is kept for the calibration of a window or an epoch: confidence, temperature, and evidence."""
+"""All that is kept for the calibration of a window or an epoch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.position_calibration import PositionCalibration
 from logitwatch.states.protocol import merge_fields, nested
 from logitwatch.states.temperature_grid import TemperatureGrid
 
@@ -16,7 +17,7 @@ __all__ = ["CalibrationSummary"]
 
 @dataclass(frozen=True)
 class CalibrationSummary:
-    """A sketch of every row, the temperatures of those whose logits were taken, and the evidence of every row.
+    """A sketch and the evidence of every row, temperatures of those whose logits were taken, positions in sequences.
 
     Examples:
         >>> summary = CalibrationSummary.empty()
@@ -27,6 +28,7 @@ class CalibrationSummary:
     sketch: CalibrationSketch = nested()
     temperatures: TemperatureGrid = nested()
     evidence: CalibrationEvidence = nested()
+    positions: PositionCalibration = nested()
 
     @classmethod
     def empty(cls, *, device: torch.device | str = "cpu") -> CalibrationSummary:
@@ -35,6 +37,7 @@ class CalibrationSummary:
             CalibrationSketch.empty(device=device),
             TemperatureGrid.empty(device=device),
             CalibrationEvidence.empty(device=device),
+            PositionCalibration.empty(device=device),
         )
 
     def merge(self, other: CalibrationSummary) -> CalibrationSummary:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.observation import Observation
-from logitwatch.sinks.readings import Alert, Curve, Scalars
+from logitwatch.sinks.readings import Alert, Curve, Scalars, Table
 from logitwatch.states.calibration_sketch import CalibrationSketch
+from logitwatch.states.position_calibration import PositionCalibration
 from logitwatch.states.temperature_grid import TemperatureGrid
 
 CPU = torch.device("cpu")
@@ -177,6 +178,22 @@ def test_where_there_is_no_best_temperature_none_is_logged_and_refinement_is(tar
     values = values_of(state_of(CalibrationMonitor(), Observation.of(z, y, stage="val")))
     assert "temperature" not in values
     assert values["refinement"] <= values["nll"]
+
+
+def test_sequences_are_read_by_position_too_and_other_rows_are_not():
+    generator = torch.Generator().manual_seed(0)
+    z, y = 3 * torch.randn(4, 6, 5, generator=generator), torch.randint(5, (4, 6), generator=generator)
+    y[:, 5] = -100
+    monitor = CalibrationMonitor()
+    readings = monitor.readings(state_of(monitor, Observation.of(z, y, stage="val")), VAL, 7)
+    (table,) = [reading for reading in readings if isinstance(reading, Table)]
+    assert table.tag == "calibration/val/positions"
+    assert [line[:2] for line in table.rows] == [(0, 4), (1, 4), (2, 8), (4, 4)]
+    expected = PositionCalibration.of(z, y)
+    assert [line[5] for line in table.rows] == expected.ece()[:4].tolist()
+    for other in (Observation.of(z, y, stage="train"), Observation.of(z.flatten(0, 1), y.flatten(), stage="val")):
+        readings = monitor.readings(state_of(monitor, other), VAL, 7)
+        assert not [reading for reading in readings if isinstance(reading, Table)]
 
 
 def test_yes_or_no_logits_have_a_temperature():

@@ -9,7 +9,9 @@ from logitwatch.sinks.glossary import QUANTITIES, describe
 from logitwatch.sinks.readings import Alert, Scalars
 
 # Wrong one time in four.
-SEEN = Observation.of(torch.eye(4).repeat(50, 1), torch.tensor([0, 1, 2, 0]).repeat(50), stage="val")
+SEEN = Observation.of(
+    torch.eye(4).repeat(50, 1).unsqueeze(0), torch.tensor([0, 1, 2, 0]).repeat(50).unsqueeze(0), stage="val"
+)
 
 
 def tags_of(monitor) -> set[str]:

@@ -7,6 +7,7 @@ import torch
 from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.calibration_summary import CalibrationSummary
+from logitwatch.states.position_calibration import PositionCalibration
 from logitwatch.states.protocol import pack
 from logitwatch.states.temperature_grid import TemperatureGrid
 
@@ -18,7 +19,8 @@ def batch(rows=400, scale=2.0, seed=0):
 
 
 def summary(z, y):
-    return CalibrationSummary(CalibrationSketch.of(z, y), TemperatureGrid.of(z, y), CalibrationEvidence.of(z, y))
+    parts = (CalibrationSketch, TemperatureGrid, CalibrationEvidence, PositionCalibration)
+    return CalibrationSummary(*(part.of(z, y) for part in parts))
 
 
 def test_its_parts_merge_each_with_its_like():

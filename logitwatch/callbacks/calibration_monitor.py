@@ -178,9 +178,8 @@ def _table(tag: str, step: int, positions: PositionCalibration) -> list[Reading]
     }
     there = positions.count > 0
     lines = list(zip(*(column[there].tolist() for column in columns.values()), strict=True))
-    return (
-        [Table(tag=tag, step=step, columns=list(columns), rows=lines, meaning=describe(tag).meaning)] if lines else []
-    )
+    table = Table(tag=tag, step=step, columns=list(columns), rows=lines, meaning=describe(tag).meaning)
+    return [table] if lines else []
 
 
 def _scalars(sketch: CalibrationSketch, num_bins: int) -> dict[str, float]:

@@ -26,7 +26,8 @@ _LOGITS = (
     Chart("trouble: non-finite and saturated", ("nonfinite", "saturation")),
 )
 _CALIBRATION = (
-    Chart("calibration error beside its null floor (fraction)", ("ece", "null_ece", "smooth_ece", "adaptive_ece")),
+    Chart("calibration error beside its null floor (fraction)", ("ece", "null_ece")),
+    Chart("the same by other measures (fraction)", ("smooth_ece", "adaptive_ece", "ks_error")),
     Chart("confidence beside accuracy (fraction)", ("confidence", "accuracy")),
     Chart("over-confidence, and beyond that of training (fraction)", ("gap", "train_gap")),
     Chart("NLL, and what is left of it at the best temperature (nats)", ("nll", "refinement")),

@@ -14,10 +14,8 @@ def batch(rows=900, scale=3.0, seed=0):
     return scale * z, z.softmax(-1).multinomial(1, generator=generator).squeeze(1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bias"])  # which changes not how sure a net is
 def test_every_kind_mends_an_over_confident_net_on_rows_it_has_not_seen(kind):
-    if kind == "bias":
-        pytest.skip("a bias cannot change how sure a net is")
     z, y = batch()
     done = recalibrated(kind, z, y)
     assert done.before.nll() == CalibrationSketch.of(z, y).nll()

@@ -36,6 +36,17 @@ def test_a_far_start_does_not_overshoot() -> None:
     assert best.nll < 0.6931 * 0.81  # four rows of even odds, and one that is certain
 
 
+def test_a_step_that_overshoots_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, weights = features()
+    wanted = logistic_optimum(x, y, weights)
+    solve = torch.linalg.solve
+    monkeypatch.setattr(torch.linalg, "solve", lambda a, b: 7 * solve(a, b))
+    best = logistic_optimum(x, y, weights)
+    assert best.found
+    # A seventh of a step too far or too near each time: it closes in by halves, a hundred times at most.
+    torch.testing.assert_close(best.coefficients, wanted.coefficients, rtol=0, atol=1e-6)
+
+
 def test_two_features_that_are_one_share_it() -> None:
     x, y, weights = features()
     one = logistic_optimum(x[:, :1], y, weights)

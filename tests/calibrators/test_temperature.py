@@ -71,6 +71,16 @@ def test_separable_rows_are_flagged_and_kept_bounded(scale: float) -> None:
     assert 5e-4 < nll(calibrated, z.argmax(-1)).mean() < 0.05
 
 
+def test_a_class_that_is_always_absent_changes_nothing() -> None:
+    z, y = batch()
+    padded = torch.nn.functional.pad(z, (0, 3), value=-torch.inf)
+    assert fitted(padded, y).temperature.item() == pytest.approx(fitted(z, y).temperature.item(), rel=1e-12)
+    with pytest.warns(CalibrationWarning):
+        separable = fitted(z, z.argmax(-1)).temperature.item()
+    with pytest.warns(CalibrationWarning):
+        assert fitted(padded, z.argmax(-1)).temperature.item() == pytest.approx(separable, rel=1e-9)  # rounding
+
+
 def test_a_single_mistake_is_enough() -> None:
     z, _ = batch()
     y = z.argmax(-1)
@@ -99,6 +109,9 @@ def test_random_targets_are_flagged() -> None:
             scaling = fitted(z, y)
         flagged += len(seen)
         assert len(seen) == (not scaling.determined)
+        no_minimum = [warning for warning in seen if "no likelier" in str(warning.message)]
+        # The bound is 1e-3 about the mean of each row, and a little more about the mean of all.
+        assert bool(no_minimum) == (scaling(z).std() < 1.2e-3)
         assert scaling.temperature > 10
     assert flagged >= 39  # each is missed with a probability of 0.13 %
 

@@ -167,7 +167,9 @@ def _remedy(seen: Validation) -> str:
     saved = seen.nll - seen.refinement
     if math.isnan(seen.temperature) or not saved > 0:
         return "No temperature helps here."
+    over = "label smoothing or a `ConfidencePenalty` to the loss"
+    other = over if seen.temperature > 1 else "take label smoothing and penalties of the loss down"
     return (
         f"Dividing the logits by {seen.temperature:.3g} would lower the NLL by {saved:.3g} to {seen.refinement:.4g} "
-        "nats: add `logitwatch.Recalibrator()` to the callbacks, or label smoothing or a z-loss to the loss."
+        f"nats: add `logitwatch.Recalibrator()` to the callbacks, or {other}."
     )

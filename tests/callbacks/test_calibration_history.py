@@ -54,6 +54,12 @@ def test_the_alert_says_since_when_and_what_would_help():
     assert "10.00% to 8.00%" in alert.text
     assert "Dividing the logits by 1.6 would lower the NLL by 0.1 to 0.4 nats" in alert.text
     assert "logitwatch.Recalibrator()" in alert.text
+    assert "or label smoothing or a `ConfidencePenalty`" in alert.text
+
+
+def test_of_an_under_confident_net_less_smoothing_is_advised():
+    (alert,) = CalibrationHistory().validated(seen(1, confidence=0.8, log_e=99.0, temperature=0.5))
+    assert "take label smoothing and penalties of the loss down" in alert.text
 
 
 def test_without_a_best_temperature_none_is_advised():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from logitwatch.functional.numerics import accumulator_dtype, chunk_elements
-from logitwatch.functional.row_statistics import row_statistics
+from logitwatch.functional.row_statistics import calibration_rows
 from logitwatch.functional.rows import flat_rows
 from logitwatch.states.protocol import merge_fields, summed
 
@@ -112,7 +112,7 @@ class CalibrationEvidence:
             ValueError: If there are fewer than two classes, or ``targets`` has neither shape.
         """
         flat = flat_rows(logits, targets, ignore_index=ignore_index)
-        rows = row_statistics(flat.logits, flat.targets)
+        rows = calibration_rows(flat.logits, flat.targets)
         return cls.of_rows(rows.confidence, rows.correct, rows.nll, flat.mask)
 
     @classmethod

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from logitwatch.functional.numerics import accumulator_dtype
 from logitwatch.functional.row_statistics import calibration_rows
+from logitwatch.functional.rows import flat_rows
 from logitwatch.states import binned_error, ranked_calibration, selective_risk, smooth_calibration
 from logitwatch.states.binned_error import Interval
 from logitwatch.states.confidence_cells import ConfidenceCells
@@ -106,21 +107,8 @@ class CalibrationSketch:
         Raises:
             ValueError: If there are fewer than two classes, or ``targets`` has neither shape.
         """
-        if logits.ndim == 0 or logits.shape[-1] < 2:
-            raise ValueError(
-                f"logits must be [..., classes] with two classes or more, got {tuple(logits.shape)}; for one logit z "
-                "per row pass torch.stack((torch.zeros_like(z), z), dim=-1)"
-            )
-        soft = targets.is_floating_point()
-        expected = logits.shape if soft else logits.shape[:-1]
-        if targets.shape != expected:
-            raise ValueError(
-                f"targets must be integer of shape {tuple(logits.shape[:-1])} or probabilities of shape "
-                f"{tuple(logits.shape)}, got {targets.dtype} of shape {tuple(targets.shape)}"
-            )
-        targets = targets.detach().reshape(-1, logits.shape[-1]) if soft else targets.reshape(-1)
-        rows = calibration_rows(logits.detach().reshape(-1, logits.shape[-1]), targets)
-        return cls.of_rows(*rows, None if soft else targets != ignore_index)
+        flat = flat_rows(logits, targets, ignore_index=ignore_index)
+        return cls.of_rows(*calibration_rows(flat.logits, flat.targets), flat.mask)
 
     @classmethod
     def of_rows(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from logitwatch.functional.numerics import accumulator_dtype
-from logitwatch.functional.row_statistics import row_statistics
+from logitwatch.functional.row_statistics import calibration_rows
 from logitwatch.functional.rows import flat_rows
 from logitwatch.states.protocol import merge_fields, summed
 
@@ -75,7 +75,7 @@ class PositionCalibration:
         flat = flat_rows(logits, targets, ignore_index=ignore_index)
         last = first_position + logits.shape[-2]
         position = torch.arange(first_position, last, device=logits.device).expand(logits.shape[:-1]).reshape(-1)
-        rows = row_statistics(flat.logits, flat.targets)
+        rows = calibration_rows(flat.logits, flat.targets)
         return cls.of_rows(position, rows.confidence, rows.correct, rows.nll, flat.mask)
 
     @classmethod

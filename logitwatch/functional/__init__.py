@@ -11,11 +11,13 @@ from logitwatch.functional.row_statistics import (
 )
 from logitwatch.functional.scores import (
     brier_score,
+    class_log_odds,
     log_odds,
     logit_margin,
     logit_norm,
     nll,
     scale_by_temperature,
+    target_log_odds,
     target_rank,
 )
 from logitwatch.functional.uncertainty import confidence, effective_classes, energy, log_partition, softmax_entropy
@@ -28,6 +30,7 @@ __all__ = [
     "binary_row_statistics",
     "brier_score",
     "calibration_rows",
+    "class_log_odds",
     "confidence",
     "effective_classes",
     "energy",
@@ -42,5 +45,6 @@ __all__ = [
     "row_statistics",
     "scale_by_temperature",
     "softmax_entropy",
+    "target_log_odds",
     "target_rank",
 ]

@@ -5,7 +5,17 @@ from torch import Tensor
 
 from logitwatch.functional.numerics import centred_exp, upcast
 
-__all__ = ["brier_score", "log_odds", "logit_margin", "logit_norm", "nll", "scale_by_temperature", "target_rank"]
+__all__ = [
+    "brier_score",
+    "class_log_odds",
+    "log_odds",
+    "logit_margin",
+    "logit_norm",
+    "nll",
+    "scale_by_temperature",
+    "target_log_odds",
+    "target_rank",
+]
 
 
 def logit_margin(logits: Tensor, *, dim: int = -1) -> Tensor:
@@ -130,6 +140,59 @@ def log_odds(logits: Tensor, *, dim: int = -1) -> Tensor:
     top, index = z.max(dim, keepdim=True)
     others = torch.logsumexp(z.scatter(dim, index, -torch.inf), dim)
     return top.squeeze(dim) - others
+
+
+def target_log_odds(logits: Tensor, targets: Tensor, *, dim: int = -1) -> Tensor:
+    r"""Log-odds of the target against all other classes, in nats. Differentiable, and exact near p = 0 and p = 1.
+
+    .. math:: \log \frac{p_y}{1 - p_y} = z_y - \log \sum_{j \ne y} e^{z_j}
+
+    Args:
+        logits: Unnormalised log-probabilities, any shape with classes on ``dim``.
+        targets: Class indices, shaped as ``logits`` without ``dim``.
+        dim: The class axis, which the result drops.
+
+    Returns:
+        Log-odds, float32 or wider; ``inf`` where only the target is present, ``-inf`` where it is absent.
+
+    Examples:
+        >>> target_log_odds(torch.tensor([[50.0, 0.0, 0.0], [0.0, 0.0, float("-inf")]]), torch.tensor([0, 2]))
+        tensor([49.3069,    -inf])
+    """
+    z, index = upcast(logits), targets.unsqueeze(dim)
+    others = z.scatter(dim, index, -torch.inf)
+    top = others.detach().amax(dim, keepdim=True)
+    # Where nothing else is present the sum is empty, and its logarithm would send NaN backward.
+    alone = top == -torch.inf
+    top = top.masked_fill(alone, 0.0)
+    s = (others - top).exp().sum(dim, keepdim=True).masked_fill(alone, 1.0)
+    odds = (z.gather(dim, index) - top - s.log()).masked_fill(alone, torch.inf)
+    return odds.squeeze(dim)
+
+
+def class_log_odds(logits: Tensor, *, dim: int = -1) -> Tensor:
+    r"""Log-odds of each class against all others, in nats: `target_log_odds` of every class at once.
+
+    .. math:: \log \frac{p_k}{1 - p_k}
+
+    Args:
+        logits: Unnormalised log-probabilities, any shape with classes on ``dim``.
+        dim: The class axis.
+
+    Returns:
+        Log-odds shaped as ``logits``, float32 or wider; ``-inf`` for an absent class, ``inf`` for one that is alone.
+
+    Examples:
+        >>> class_log_odds(torch.tensor([50.0, 0.0, float("-inf")]))
+        tensor([ 50., -50., -inf])
+    """
+    z = upcast(logits)
+    index = z.detach().argmax(dim, keepdim=True)
+    log_p = torch.log_softmax(z, dim)
+    # No other class has p > 1/2, so only for the largest would 1 - p cancel.
+    p = log_p.exp().scatter(dim, index, 0.0)
+    odds = log_p - torch.log1p(-p)
+    return odds.scatter(dim, index, target_log_odds(z, index.squeeze(dim), dim=dim).unsqueeze(dim))
 
 
 def target_rank(logits: Tensor, targets: Tensor, *, dim: int = -1) -> Tensor:

@@ -6,11 +6,13 @@ from torch import Tensor
 
 from logitwatch.functional.scores import (
     brier_score,
+    class_log_odds,
     log_odds,
     logit_margin,
     logit_norm,
     nll,
     scale_by_temperature,
+    target_log_odds,
     target_rank,
 )
 
@@ -113,6 +115,35 @@ def test_the_log_odds_do_not_saturate_and_are_infinite_for_one_present_class() -
     # A confidence of 1 - 1e-44 is 1 in any floating type.
     assert log_odds(torch.tensor([101.0, 0.0])).item() == 101.0
     assert log_odds(torch.tensor([3.0, -torch.inf])).item() == math.inf
+
+
+def test_the_log_odds_of_each_class_are_its_formula_and_those_of_it_as_a_target() -> None:
+    z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = z.softmax(-1)
+    torch.testing.assert_close(class_log_odds(z), torch.log(p / (1 - p)))
+    for k in range(5):
+        torch.testing.assert_close(target_log_odds(z, torch.full((6,), k)), class_log_odds(z)[:, k])
+    torch.testing.assert_close(class_log_odds(z.view(2, 3, 5).mT, dim=1), class_log_odds(z).view(2, 3, 5).mT)
+
+
+@pytest.mark.parametrize("row", [[500.0, 0.0, 0.0], [1e30, -1e30, 0.0], [2.0, -torch.inf, 0.0], [2.0, -torch.inf]])
+@pytest.mark.parametrize("shift", [0.0, 4096.0])
+def test_the_log_odds_of_a_class_keep_their_digits_where_it_is_certain(row: list[float], shift: float) -> None:
+    z = torch.tensor(row) + shift
+    exact = [z[k].double() - torch.logsumexp(torch.cat((z[:k], z[k + 1 :])).double(), 0) for k in range(len(row))]
+    wanted = torch.stack(exact).float()
+    torch.testing.assert_close(class_log_odds(z), wanted)
+    every = torch.arange(len(row))
+    torch.testing.assert_close(target_log_odds(z.expand(len(row), -1), every), wanted)
+
+
+def test_the_log_odds_of_a_class_have_the_gradient_of_finite_differences_and_no_nan() -> None:
+    z = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(class_log_odds, z)
+    assert torch.autograd.gradcheck(lambda x: target_log_odds(x, torch.tensor([0, 3, 1])), z)
+    alone = torch.tensor([[1.0, -torch.inf], [0.0, 50.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(target_log_odds(alone, torch.tensor([0, 1])).clamp(max=99.0).sum(), alone)
+    assert gradient.tolist() == [[0.0, 0.0], [-1.0, 1.0]]
 
 
 def test_the_rank_counts_classes_that_score_strictly_higher() -> None:

@@ -7,9 +7,11 @@ from logitwatch.losses.logit_norm import LogitNormLoss, logit_norm_cross_entropy
 from logitwatch.losses.penalties import (
     ConfidencePenalty,
     LogitPenalty,
+    MaxLogitPenalty,
     ZLoss,
     confidence_penalty,
     logit_penalty,
+    max_logit_penalty,
     z_loss,
 )
 
@@ -21,10 +23,12 @@ __all__ = [
     "LogitNormLoss",
     "LogitPenalty",
     "LossSum",
+    "MaxLogitPenalty",
     "ZLoss",
     "confidence_penalty",
     "logit_norm_cross_entropy",
     "logit_penalty",
+    "max_logit_penalty",
     "softmax_cross_entropy",
     "z_loss",
 ]

@@ -22,6 +22,9 @@ class LogitLoss(nn.Module, ABC):
     * ``"rows"``, only where they cost nothing: detached float32 ``[rows]`` tensors ``max_logit``, ``log_partition``,
       ``entropy`` and ``nll`` over all rows in torch's order ``(N, d1, ...)``; ``nll`` is NaN for an ignored row.
 
+    * ``"statistics"``, only from losses that have some: further detached numbers of this forward by name, such as the
+      share of logits that a soft cap has saturated.
+
     A copy or a pickle of a loss lends nothing until it is asked, and compiled code never does: there to fill a
     dictionary is a side effect, which `torch.compile` refuses inside a checkpointed region.
 
@@ -30,18 +33,24 @@ class LogitLoss(nn.Module, ABC):
 
     Attributes:
         term_name: What the value of this loss is called where terms are listed.
+        further_inputs: Names of the tensors a forward takes by keyword, besides logits and targets; a sum hands each
+            to the terms that take it.
+        binary: Whether each logit is a yes-or-no decision of its own, with a target of its own.
     """
 
     term_name = "loss"
+    further_inputs: tuple[str, ...] = ()
+    binary = False
 
     def __init__(self, ignore_index: int = -100) -> None:
         super().__init__()
         self.ignore_index = ignore_index
         self.lent: dict[str, Any] | None = None
 
+    # The further inputs differ from loss to loss, which no signature of a common forward can say.
     @abstractmethod
     def forward(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
-        """The loss, float32 or wider; an implementer calls `lend` with it.
+        """The loss, float32 or wider; an implementer calls `lend` with it and takes its `further_inputs` by keyword.
 
         Args:
             logits: ``[N, C]``, ``[C]`` or ``[N, C, d1, ...]``, classes where torch's `CrossEntropyLoss` has them.
@@ -49,7 +58,7 @@ class LogitLoss(nn.Module, ABC):
                 ``logits``; or None for a penalty, which needs no target.
         """
 
-    def __call__(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
+    def __call__(self, logits: Tensor, targets: Tensor | None = None, **further: Tensor) -> Tensor:
         """Run `forward`, telling a `torch.overrides.TorchFunctionMode`, if one is active, as torch's functions do.
 
         So a loss is seen by the monitors also where it is no submodule of the model.
@@ -57,9 +66,9 @@ class LogitLoss(nn.Module, ABC):
         # `has_torch_function` is of the types of arguments too, which make no difference here, and under torch.compile
         # of nothing else.
         if torch._C._is_torch_function_mode_enabled():
-            told: Tensor = handle_torch_function(LogitLoss.__call__, (), self, logits, targets)
+            told: Tensor = handle_torch_function(LogitLoss.__call__, (), self, logits, targets, **further)
             return told
-        value: Tensor = super().__call__(logits, targets)
+        value: Tensor = super().__call__(logits, targets, **further)
         return value
 
     @property
@@ -67,13 +76,17 @@ class LogitLoss(nn.Module, ABC):
         """Whether this forward is to lend."""
         return not torch.compiler.is_compiling() and self.lent is not None
 
-    def lend(self, value: Tensor, rows: dict[str, Tensor] | None = None) -> None:
-        """Leave the value and the rows of this forward where a monitor looks for them; nothing unless one asked."""
+    def lend(
+        self, value: Tensor, rows: dict[str, Tensor] | None = None, statistics: dict[str, Tensor] | None = None
+    ) -> None:
+        """Leave what is known of this forward where a monitor looks for it; nothing unless one asked."""
         if not self.asked or self.lent is None:
             return
         self.lent["terms"] = {self.term_name: value.detach().mean()}
         if rows:
             self.lent["rows"] = rows
+        if statistics:
+            self.lent["statistics"] = statistics
 
     def __add__(self, other: "LogitLoss") -> "LossSum":
         return LossSum([self, other]) if isinstance(other, LogitLoss) else NotImplemented
@@ -129,34 +142,45 @@ class LossSum(LogitLoss):
         if len(ignored) > 1:
             raise ValueError(f"terms must share one ignore_index, got {sorted(ignored)}")
         super().__init__(ignored.pop())
+        self.further_inputs = tuple(dict.fromkeys(name for term, _ in flat for name in term.further_inputs))
+        self.binary = any(term.binary for term, _ in flat)
         self.terms = nn.ModuleList(term for term, _ in flat)
         self.scales = tuple(scale for _, scale in flat)
 
-    def forward(self, logits: Tensor, targets: Tensor | None = None) -> Tensor:
-        """See `LogitLoss.forward`."""
-        values, names = [], []
-        rows: dict[str, Tensor] = {}
+    def forward(self, logits: Tensor, targets: Tensor | None = None, **further: Tensor) -> Tensor:
+        """See `LogitLoss.forward`; each of the further tensors goes to the terms that take it."""
+        if unknown := set(further) - set(self.further_inputs):
+            raise TypeError(f"the terms take {list(self.further_inputs)} by keyword, got {sorted(unknown)}")
+        values, lent = [], []
         for term, scale in zip(self.terms, self.scales, strict=True):
             assert isinstance(term, LogitLoss)
-            value, lent = evaluate(term, logits, targets, lend=self.asked)
+            taken = {name: further[name] for name in term.further_inputs if name in further}
+            value, from_term = evaluate(term, logits, targets, lend=self.asked, **taken)
             values.append(value if scale == 1 else scale * value)
-            names.append(next(iter(lent.get("terms", ())), term.term_name))
-            rows = rows or lent.get("rows", {})
+            lent.append(from_term)
         if self.asked and self.lent is not None:
             means = (value.detach().mean() for value in values)
-            self.lent["terms"] = dict(zip(_distinct(names), means, strict=True))
-            if rows:
+            self.lent["terms"] = dict(zip(self.term_names(), means, strict=True))
+            if rows := next((of_term["rows"] for of_term in lent if "rows" in of_term), None):
                 self.lent["rows"] = rows
+            if statistics := {k: v for of_term in lent for k, v in of_term.get("statistics", {}).items()}:
+                self.lent["statistics"] = statistics
         total = values[0]
         for value in values[1:]:
             total = total + value
         return total
 
+    def term_names(self) -> list[str]:
+        """What each term is called where terms are listed; of the same name the second is ``_2``, the third ``_3``."""
+        return _distinct([str(term.term_name) for term in self.terms])
+
     def extra_repr(self) -> str:
         return f"scales={self.scales}"
 
 
-def evaluate(loss: LogitLoss, logits: Tensor, targets: Tensor | None, *, lend: bool) -> tuple[Tensor, dict[str, Any]]:
+def evaluate(
+    loss: LogitLoss, logits: Tensor, targets: Tensor | None, *, lend: bool, **further: Tensor
+) -> tuple[Tensor, dict[str, Any]]:
     """The value of a loss inside another, and what it lends if ``lend``.
 
     Examples:
@@ -167,11 +191,11 @@ def evaluate(loss: LogitLoss, logits: Tensor, targets: Tensor | None, *, lend: b
         (tensor(0.4805), {'terms': {'z_loss': tensor(0.4805)}})
     """
     if not lend:
-        return loss(logits, targets), {}
+        return loss(logits, targets, **further), {}
     lent: dict[str, Any] = {}
     loss.lent = lent
     try:
-        return loss(logits, targets), lent
+        return loss(logits, targets, **further), lent
     finally:
         loss.lent = None
 

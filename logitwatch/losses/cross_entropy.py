@@ -9,6 +9,7 @@ from torch import Tensor
 from logitwatch.functional.numerics import upcast
 from logitwatch.losses.base import LogitLoss
 from logitwatch.losses.inputs import (
+    all_counted,
     check_fraction,
     check_logits,
     check_reduction,
@@ -215,7 +216,7 @@ class CrossEntropyLoss(LogitLoss):
         if smoothing > 0 and maybe_absent(logits):
             losses = softmax_cross_entropy(z, index, weight=weight, label_smoothing=smoothing, dim=class_axis(logits))
             losses = torch.where(counted, losses, 0.0)
-        elif self.reduction == "mean" and weight is None and _all_counted(counted):
+        elif self.reduction == "mean" and weight is None and all_counted(counted):
             return F.cross_entropy(z, targets, label_smoothing=smoothing)
         else:
             losses = F.cross_entropy(z, targets, weight, None, self.ignore_index, None, "none", smoothing)
@@ -225,8 +226,3 @@ class CrossEntropyLoss(LogitLoss):
             return losses.sum()
         total = counted.sum() if weight is None else torch.where(counted, weight[index], 0.0).sum()
         return losses.sum() / torch.where(total == 0, 1, total)
-
-
-def _all_counted(counted: Tensor) -> bool:
-    """Whether a look shows that every row counts, and there is one, so that torch's fused mean is right."""
-    return may_look(counted) and counted.numel() > 0 and bool(counted.all())

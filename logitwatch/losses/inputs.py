@@ -6,16 +6,19 @@ from torch import Tensor
 from logitwatch.functional.numerics import upcast
 
 __all__ = [
+    "all_counted",
     "check_fraction",
     "check_logits",
     "check_penalty_weight",
     "check_reduction",
     "class_axis",
+    "class_weights",
     "counted_rows",
     "lifted_weight",
     "may_look",
     "maybe_absent",
-    "mean_over_counted",
+    "reduce_rows",
+    "without_ignored",
 ]
 
 REDUCTIONS = ("mean", "none", "sum")
@@ -115,12 +118,46 @@ def maybe_absent(logits: Tensor) -> bool:
     return not may_look(logits) or (logits.numel() > 0 and bool(logits.amin() == -torch.inf))
 
 
-def mean_over_counted(values: Tensor, logits: Tensor, targets: Tensor | None, ignore_index: int) -> Tensor:
-    """Mean of per-example values over the rows that count; 0 with zero gradient where none does."""
-    counted = None if targets is None else counted_rows(logits, targets, ignore_index)
+def without_ignored(logits: Tensor, counted: Tensor) -> Tensor:
+    """The logits with zeros in the rows that do not count, so that nothing in those can reach a value or a gradient.
+
+    Examples:
+        >>> without_ignored(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]), torch.tensor([True, False]))
+        tensor([[1., 2.],
+                [0., 0.]])
+    """
+    if all_counted(counted):
+        return logits
+    return logits.masked_fill(~counted.unsqueeze(class_axis(logits)), 0.0)
+
+
+def all_counted(counted: Tensor) -> bool:
+    """Whether a look, where it is free, shows that there are rows and every one counts."""
+    return may_look(counted) and counted.numel() > 0 and bool(counted.all())
+
+
+def reduce_rows(values: Tensor, counted: Tensor | None, reduction: str, weights: Tensor | None = None) -> Tensor:
+    """Values of rows, reduced; 0 with zero gradient where no row counts.
+
+    Args:
+        values: One number a row.
+        counted: Which rows count, shaped as ``values``; None for all.
+        reduction: ``mean`` over the rows that count, ``sum``, or ``none``, which is 0 where a row does not count.
+        weights: Weight of each row, already in ``values``: what the mean divides by in place of their number.
+
+    Examples:
+        >>> reduce_rows(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False]), "mean")
+        tensor(2.)
+    """
+    values = values if counted is None else torch.where(counted, values, 0.0)
+    if reduction == "none":
+        return values
+    if reduction == "sum":
+        return values.sum()
     if counted is None:
         return values.sum() / max(1, values.numel())
-    return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
+    total = counted.sum() if weights is None else torch.where(counted, weights, 0.0).sum()
+    return values.sum() / torch.where(total == 0, 1, total)
 
 
 def check_reduction(reduction: str) -> None:
@@ -160,6 +197,26 @@ def check_penalty_weight(weight: float) -> None:
     """
     if not 0 <= weight < float("inf"):
         raise ValueError(f"weight must be >= 0, got {weight}")
+
+
+def class_weights(weight: list[float] | Tensor | None) -> Tensor | None:
+    """Class weights as a tensor.
+
+    Raises:
+        ValueError: If they are not one number ``>= 0`` a class.
+
+    Examples:
+        >>> class_weights([1.0, 2.0])
+        tensor([1., 2.])
+    """
+    if weight is None:
+        return None
+    result = weight if isinstance(weight, Tensor) else torch.tensor(weight, dtype=torch.float32)
+    if result.ndim != 1:
+        raise ValueError(f"weight must have one entry for each class, got shape {tuple(result.shape)}")
+    if result.device.type == "cpu" and not bool(((result >= 0) & (result < torch.inf)).all()):
+        raise ValueError(f"weight must be >= 0 for each class, got {result.tolist()}")
+    return result
 
 
 def lifted_weight(weight: Tensor | None, logits: Tensor) -> Tensor | None:

@@ -6,10 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logitwatch.losses import ConfidencePenalty, LogitPenalty, ZLoss, confidence_penalty, logit_penalty, z_loss
+from logitwatch.losses import (
+    ConfidencePenalty,
+    LogitPenalty,
+    MaxLogitPenalty,
+    ZLoss,
+    confidence_penalty,
+    logit_penalty,
+    max_logit_penalty,
+    z_loss,
+)
 
-PENALTIES = [ZLoss, LogitPenalty, ConfidencePenalty]
-FUNCTIONS = [z_loss, logit_penalty, confidence_penalty]
+PENALTIES = [ZLoss, LogitPenalty, MaxLogitPenalty, ConfidencePenalty]
+FUNCTIONS = [z_loss, logit_penalty, max_logit_penalty, confidence_penalty]
 ABSENT = float("-inf")
 
 
@@ -24,7 +33,50 @@ def test_the_functions_are_their_formulas_in_float64(values: list[float]) -> Non
     # float64 rounding of sums of up to six squares of up to 50
     torch.testing.assert_close(z_loss(z), z.exp().sum().log().square(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(logit_penalty(z), (z * z).sum())
-    torch.testing.assert_close(confidence_penalty(z), torch.xlogy(p, p).sum(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(max_logit_penalty(z), z.max() ** 2)
+    negative_entropy = torch.xlogy(p, p).sum()
+    torch.testing.assert_close(confidence_penalty(z), negative_entropy, rtol=1e-9, atol=1e-12)
+    hinged = torch.relu(0.3 + negative_entropy)
+    torch.testing.assert_close(confidence_penalty(z, hinge=0.3), hinged, rtol=1e-9, atol=1e-12)
+
+
+def test_a_hinge_leaves_alone_what_is_uncertain_enough() -> None:
+    z = torch.tensor([[9.0, 0.0], [0.5, 0.0]], requires_grad=True)
+    value = ConfidencePenalty(1.0, hinge=0.5, reduction="none")(z)
+    value.sum().backward()
+    assert value[0] > 0
+    assert value[1] == 0
+    assert z.grad is not None
+    assert (z.grad[0] != 0).all()
+    assert z.grad[1].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("hinge", [-0.1, math.nan, math.inf])
+def test_a_hinge_that_is_no_entropy_is_refused(hinge: float) -> None:
+    with pytest.raises(ValueError, match=f"hinge must be an entropy >= 0 or None, got {hinge}"):
+        ConfidencePenalty(1.0, hinge=hinge)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_each_reduction_is_of_the_same_rows(penalty: type[ZLoss]) -> None:
+    z, targets = randn(4, 5), torch.tensor([0, -100, 2, 1])
+    rows = penalty(0.7, reduction="none")(z, targets)
+    assert rows[1] == 0
+    torch.testing.assert_close(penalty(0.7, reduction="sum")(z, targets), rows.sum())
+    torch.testing.assert_close(penalty(0.7)(z, targets), rows.sum() / 3)
+    with pytest.raises(ValueError, match="reduction must be one of mean, none, sum, got 'avg'"):
+        penalty(0.7, reduction="avg")
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("logit", [math.nan, math.inf, ABSENT])
+def test_whatever_is_in_an_ignored_row_reaches_neither_value_nor_gradient(penalty: type[ZLoss], logit: float) -> None:
+    z = torch.stack((randn(5), torch.full((5,), logit))).requires_grad_()
+    value = penalty(1.0)(z, torch.tensor([0, -100]))
+    value.backward()
+    torch.testing.assert_close(value, penalty(1.0)(z[:1]))
+    assert z.grad is not None
+    assert z.grad[1].tolist() == [0.0] * 5
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

@@ -2,6 +2,14 @@
 
 from logitwatch.losses.base import LogitLoss, LossSum
 from logitwatch.losses.cross_entropy import CrossEntropyLoss, softmax_cross_entropy
+from logitwatch.losses.focal import (
+    DualFocalLoss,
+    FocalLoss,
+    ScheduledFocalLoss,
+    dual_focal_loss,
+    focal_loss,
+    scheduled_focal_loss,
+)
 from logitwatch.losses.label_smoothing import LabelSmoothingCrossEntropy
 from logitwatch.losses.logit_norm import LogitNormLoss, logit_norm_cross_entropy
 from logitwatch.losses.penalties import (
@@ -18,17 +26,23 @@ from logitwatch.losses.penalties import (
 __all__ = [
     "ConfidencePenalty",
     "CrossEntropyLoss",
+    "DualFocalLoss",
+    "FocalLoss",
     "LabelSmoothingCrossEntropy",
     "LogitLoss",
     "LogitNormLoss",
     "LogitPenalty",
     "LossSum",
     "MaxLogitPenalty",
+    "ScheduledFocalLoss",
     "ZLoss",
     "confidence_penalty",
+    "dual_focal_loss",
+    "focal_loss",
     "logit_norm_cross_entropy",
     "logit_penalty",
     "max_logit_penalty",
+    "scheduled_focal_loss",
     "softmax_cross_entropy",
     "z_loss",
 ]

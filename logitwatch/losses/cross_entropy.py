@@ -10,6 +10,7 @@ from logitwatch.functional.numerics import upcast
 from logitwatch.losses.base import LogitLoss
 from logitwatch.losses.inputs import (
     all_counted,
+    along_classes,
     check_fraction,
     check_logits,
     check_reduction,
@@ -63,7 +64,7 @@ def softmax_cross_entropy(
         tensor([0.3633])
     """
     log_p = torch.log_softmax(upcast(logits), dim)
-    w = None if weight is None else weight.view(-1, *[1] * (log_p.ndim - 1 - dim % log_p.ndim))
+    w = None if weight is None else along_classes(weight, log_p, dim)
     if targets.shape == logits.shape and targets.is_floating_point():
         # 0 * inf would be NaN in the product and in its gradient.
         safe = log_p.masked_fill((targets == 0) & (log_p == -torch.inf), 0.0)

@@ -7,9 +7,11 @@ from logitwatch.functional.numerics import upcast
 
 __all__ = [
     "all_counted",
+    "along_classes",
     "check_fraction",
     "check_logits",
-    "check_penalty_weight",
+    "check_non_negative",
+    "check_positive",
     "check_reduction",
     "class_axis",
     "class_weights",
@@ -34,6 +36,16 @@ def class_axis(logits: Tensor) -> int:
     return 0 if logits.ndim == 1 else 1
 
 
+def along_classes(values: Tensor, like: Tensor, dim: int) -> Tensor:
+    """One number a class, viewed so that it broadcasts along the class axis of ``like``.
+
+    Examples:
+        >>> along_classes(torch.zeros(3), torch.zeros(2, 3, 5, 5), 1).shape
+        torch.Size([3, 1, 1])
+    """
+    return values.view(-1, *[1] * (like.ndim - 1 - dim % like.ndim))
+
+
 def check_logits(logits: Tensor) -> None:
     """Refuse what cannot be logits.
 
@@ -52,7 +64,7 @@ def check_logits(logits: Tensor) -> None:
         )
 
 
-def counted_rows(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | None:
+def counted_rows(logits: Tensor, targets: Tensor, ignore_index: int, *, name: str = "targets") -> Tensor | None:
     """Which rows count, or None where targets are probabilities: those name no row to ignore.
 
     On a CPU the targets are looked at; on an accelerator that would wait for the device, whose own assertion fires.
@@ -61,6 +73,7 @@ def counted_rows(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor |
         logits: ``[C]``, ``[N, C]`` or ``[N, C, d1, ...]``.
         targets: Class indices, shaped as ``logits`` without classes; or probabilities, shaped as ``logits``.
         ignore_index: The target of a row that does not count.
+        name: What the targets are called where they are refused.
 
     Returns:
         bool, shaped as ``targets``.
@@ -81,15 +94,15 @@ def counted_rows(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor |
         return None
     if targets.shape not in (leading, logits.shape):
         raise ValueError(
-            f"targets must be class indices of shape {tuple(leading)} or probabilities of shape "
+            f"{name} must be class indices of shape {tuple(leading)} or probabilities of shape "
             f"{tuple(logits.shape)}, got shape {tuple(targets.shape)}"
         )
     if targets.shape != leading or targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
         expected = "integers" if targets.shape == leading else "floating-point probabilities"
-        raise TypeError(f"targets of shape {tuple(targets.shape)} must be {expected}, got {targets.dtype}")
+        raise TypeError(f"{name} of shape {tuple(targets.shape)} must be {expected}, got {targets.dtype}")
     counted = targets.long() != ignore_index
     if may_look(targets):
-        _check_range(targets, counted, logits.shape[axis], ignore_index)
+        _check_range(name, targets, counted, logits.shape[axis], ignore_index)
     return counted
 
 
@@ -186,17 +199,30 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
-def check_penalty_weight(weight: float) -> None:
-    """Refuse a weight that would reward what the penalty is against.
+def check_non_negative(name: str, value: float) -> None:
+    """Refuse a number below 0.
 
     Raises:
-        ValueError: If ``weight`` is negative, infinite or NaN.
+        ValueError: If ``value`` is negative, infinite or NaN.
 
     Examples:
-        >>> check_penalty_weight(0.0)
+        >>> check_non_negative("weight", 0.0)
     """
-    if not 0 <= weight < float("inf"):
-        raise ValueError(f"weight must be >= 0, got {weight}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be >= 0, got {value}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse a number that is not above 0.
+
+    Raises:
+        ValueError: If ``value`` is zero, negative, infinite or NaN.
+
+    Examples:
+        >>> check_positive("temperature", 1.0)
+    """
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be > 0, got {value}")
 
 
 def class_weights(weight: list[float] | Tensor | None) -> Tensor | None:
@@ -229,13 +255,13 @@ def lifted_weight(weight: Tensor | None, logits: Tensor) -> Tensor | None:
     return weight.to(upcast(logits[:0]).dtype)
 
 
-def _check_range(targets: Tensor, counted: Tensor, classes: int, ignore_index: int) -> None:
+def _check_range(name: str, targets: Tensor, counted: Tensor, classes: int, ignore_index: int) -> None:
     """Name the first index that is no class."""
     if not targets.numel() or (targets.amin() >= 0 and targets.amax() < classes):
         return
     outside = counted & ((targets < 0) | (targets >= classes))
     if outside.any():
         raise ValueError(
-            f"targets must be in [0, {classes}) for {classes} classes, or ignore_index ({ignore_index}), "
+            f"{name} must be in [0, {classes}) for {classes} classes, or ignore_index ({ignore_index}), "
             f"got {int(targets[outside][0])}"
         )

@@ -6,7 +6,7 @@ from torch import Tensor
 from logitwatch.functional.numerics import upcast
 from logitwatch.losses.base import LogitLoss
 from logitwatch.losses.cross_entropy import CrossEntropyLoss, softmax_cross_entropy
-from logitwatch.losses.inputs import check_logits, class_axis
+from logitwatch.losses.inputs import check_logits, check_positive, class_axis
 
 __all__ = ["LogitNormLoss", "logit_norm_cross_entropy"]
 
@@ -70,9 +70,8 @@ class LogitNormLoss(LogitLoss):
     def __init__(
         self, temperature: float = 0.04, ignore_index: int = -100, reduction: str = "mean", eps: float = EPS
     ) -> None:
-        for name, value in (("temperature", temperature), ("eps", eps)):
-            if not value > 0:
-                raise ValueError(f"{name} must be > 0, got {value}")
+        check_positive("temperature", temperature)
+        check_positive("eps", eps)
         super().__init__(ignore_index)
         self.temperature = temperature
         self.eps = eps

@@ -10,7 +10,7 @@ from logitwatch.functional.uncertainty import log_partition, softmax_entropy
 from logitwatch.losses.base import LogitLoss
 from logitwatch.losses.inputs import (
     check_logits,
-    check_penalty_weight,
+    check_non_negative,
     check_reduction,
     class_axis,
     counted_rows,
@@ -129,7 +129,7 @@ class Penalty(LogitLoss):
     """
 
     def __init__(self, weight: float, ignore_index: int = -100, reduction: str = "mean") -> None:
-        check_penalty_weight(weight)
+        check_non_negative("weight", weight)
         check_reduction(reduction)
         super().__init__(ignore_index)
         self.weight = weight
@@ -252,8 +252,8 @@ class ConfidencePenalty(Penalty):
         self, weight: float, ignore_index: int = -100, reduction: str = "mean", hinge: float | None = None
     ) -> None:
         super().__init__(weight, ignore_index, reduction)
-        if hinge is not None and not 0 <= hinge < float("inf"):
-            raise ValueError(f"hinge must be an entropy >= 0 or None, got {hinge}")
+        if hinge is not None:
+            check_non_negative("hinge", hinge)
         self.hinge = hinge
 
     def of_rows(self, logits: Tensor, *, dim: int) -> Tensor:

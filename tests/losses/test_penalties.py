@@ -53,7 +53,7 @@ def test_a_hinge_leaves_alone_what_is_uncertain_enough() -> None:
 
 @pytest.mark.parametrize("hinge", [-0.1, math.nan, math.inf])
 def test_a_hinge_that_is_no_entropy_is_refused(hinge: float) -> None:
-    with pytest.raises(ValueError, match=f"hinge must be an entropy >= 0 or None, got {hinge}"):
+    with pytest.raises(ValueError, match=f"hinge must be >= 0, got {hinge}"):
         ConfidencePenalty(1.0, hinge=hinge)
 
 

@@ -22,6 +22,7 @@ from logitwatch.losses.penalties import (
     max_logit_penalty,
     z_loss,
 )
+from logitwatch.losses.poly import PolyLoss, poly_loss
 
 __all__ = [
     "ConfidencePenalty",
@@ -34,6 +35,7 @@ __all__ = [
     "LogitPenalty",
     "LossSum",
     "MaxLogitPenalty",
+    "PolyLoss",
     "ScheduledFocalLoss",
     "ZLoss",
     "confidence_penalty",
@@ -42,6 +44,7 @@ __all__ = [
     "logit_norm_cross_entropy",
     "logit_penalty",
     "max_logit_penalty",
+    "poly_loss",
     "scheduled_focal_loss",
     "softmax_cross_entropy",
     "z_loss",

@@ -12,6 +12,7 @@ from logitwatch.losses.focal import (
 )
 from logitwatch.losses.label_smoothing import LabelSmoothingCrossEntropy
 from logitwatch.losses.logit_norm import LogitNormLoss, logit_norm_cross_entropy
+from logitwatch.losses.margin import MarginLabelSmoothing, margin_label_smoothing
 from logitwatch.losses.penalties import (
     ConfidencePenalty,
     LogitPenalty,
@@ -34,6 +35,7 @@ __all__ = [
     "LogitNormLoss",
     "LogitPenalty",
     "LossSum",
+    "MarginLabelSmoothing",
     "MaxLogitPenalty",
     "PolyLoss",
     "ScheduledFocalLoss",
@@ -43,6 +45,7 @@ __all__ = [
     "focal_loss",
     "logit_norm_cross_entropy",
     "logit_penalty",
+    "margin_label_smoothing",
     "max_logit_penalty",
     "poly_loss",
     "scheduled_focal_loss",

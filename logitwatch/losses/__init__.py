@@ -11,6 +11,12 @@ from logitwatch.losses.focal import (
     scheduled_focal_loss,
 )
 from logitwatch.losses.label_smoothing import LabelSmoothingCrossEntropy
+from logitwatch.losses.logit_adjustment import (
+    BalancedSoftmax,
+    LogitAdjustedCrossEntropy,
+    log_prior,
+    logit_adjusted_cross_entropy,
+)
 from logitwatch.losses.logit_norm import LogitNormLoss, logit_norm_cross_entropy
 from logitwatch.losses.margin import MarginLabelSmoothing, margin_label_smoothing
 from logitwatch.losses.penalties import (
@@ -26,11 +32,13 @@ from logitwatch.losses.penalties import (
 from logitwatch.losses.poly import PolyLoss, poly_loss
 
 __all__ = [
+    "BalancedSoftmax",
     "ConfidencePenalty",
     "CrossEntropyLoss",
     "DualFocalLoss",
     "FocalLoss",
     "LabelSmoothingCrossEntropy",
+    "LogitAdjustedCrossEntropy",
     "LogitLoss",
     "LogitNormLoss",
     "LogitPenalty",
@@ -43,6 +51,8 @@ __all__ = [
     "confidence_penalty",
     "dual_focal_loss",
     "focal_loss",
+    "log_prior",
+    "logit_adjusted_cross_entropy",
     "logit_norm_cross_entropy",
     "logit_penalty",
     "margin_label_smoothing",

@@ -2,6 +2,7 @@
 
 from logitwatch.losses.base import LogitLoss, LossSum
 from logitwatch.losses.cross_entropy import CrossEntropyLoss, softmax_cross_entropy
+from logitwatch.losses.distillation import DistillationLoss, distillation_loss
 from logitwatch.losses.focal import (
     DualFocalLoss,
     FocalLoss,
@@ -35,6 +36,7 @@ __all__ = [
     "BalancedSoftmax",
     "ConfidencePenalty",
     "CrossEntropyLoss",
+    "DistillationLoss",
     "DualFocalLoss",
     "FocalLoss",
     "LabelSmoothingCrossEntropy",
@@ -49,6 +51,7 @@ __all__ = [
     "ScheduledFocalLoss",
     "ZLoss",
     "confidence_penalty",
+    "distillation_loss",
     "dual_focal_loss",
     "focal_loss",
     "log_prior",

@@ -141,6 +141,48 @@ def test_copies_and_pickles_lend_nothing(loss: LogitLoss, name: str) -> None:
     loss.lent = None
 
 
+class Weighted(LogitLoss):
+    """Takes a tensor by keyword."""
+
+    term_name = "weighted"
+    further_inputs = ("amount",)
+
+    def forward(self, logits: Tensor, targets: Tensor | None = None, amount: Tensor | None = None) -> Tensor:
+        assert amount is not None
+        value = amount * logits.sum()
+        self.lend(value, statistics={"amount": amount})
+        return value
+
+
+def test_a_sum_hands_further_tensors_to_the_terms_that_take_them() -> None:
+    logits, targets = batch()
+    loss = CrossEntropyLoss() + 2 * Weighted()
+    loss.lent = {}
+    value = loss(logits, targets, amount=torch.tensor(3.0))
+    torch.testing.assert_close(value, CrossEntropyLoss()(logits, targets) + 6 * logits.sum())
+    assert loss.lent["statistics"] == {"amount": 3.0}
+    assert (loss + ZLoss()).further_inputs == ("amount",)
+
+
+def test_a_further_tensor_that_no_term_takes_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"take \['amount'\] by keyword, got \['amuont'\]"):
+        (CrossEntropyLoss() + Weighted())(*batch(), amuont=torch.tensor(1.0))
+
+
+def test_a_function_mode_sees_further_tensors() -> None:
+    seen = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is LogitLoss.__call__:
+                seen.append(sorted(kwargs))
+            return func(*args, **(kwargs or {}))
+
+    with Mode():
+        Weighted()(*batch(), amount=torch.tensor(1.0))
+    assert seen == [["amount"]]
+
+
 def test_hooks_on_terms_fire() -> None:
     seen = []
     loss = CrossEntropyLoss() + ZLoss()

@@ -31,6 +31,7 @@ from logitwatch.losses.penalties import (
     z_loss,
 )
 from logitwatch.losses.poly import PolyLoss, poly_loss
+from logitwatch.losses.unlikelihood import UnlikelihoodLoss, unlikelihood_loss
 
 __all__ = [
     "BalancedSoftmax",
@@ -49,6 +50,7 @@ __all__ = [
     "MaxLogitPenalty",
     "PolyLoss",
     "ScheduledFocalLoss",
+    "UnlikelihoodLoss",
     "ZLoss",
     "confidence_penalty",
     "distillation_loss",
@@ -63,5 +65,6 @@ __all__ = [
     "poly_loss",
     "scheduled_focal_loss",
     "softmax_cross_entropy",
+    "unlikelihood_loss",
     "z_loss",
 ]

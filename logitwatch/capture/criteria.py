@@ -34,7 +34,8 @@ class Lender(Protocol):
     """A loss that lends its statistics: it fills ``lent``, if it is a dictionary, during forward.
 
     ``lent["terms"]`` maps the name of each term to its value, ``lent["rows"]`` names of per-row quantities to
-    ``[rows]`` tensors. The losses of `logitwatch.losses` are lenders.
+    ``[rows]`` tensors. The losses of `logitwatch.losses` are lenders. One that has an attribute ``binary`` that is true
+    takes each logit for a yes-or-no decision, with a target of its own.
     """
 
     lent: dict[str, Any] | None
@@ -81,9 +82,11 @@ def read_module(
         logits, targets = given.get("logits"), given.get("targets")
         if not isinstance(logits, Tensor):
             return None
-        return Call(
-            name, logits, targets, _class_dim(logits), module.ignore_index, result=result, lent=module.lent or {}
-        )
+        lent = module.lent or {}
+        if getattr(module, "binary", False):
+            known = None if targets is None else targets != module.ignore_index
+            return Call(name, logits, targets, -1, None, True, known, result=result, lent=lent)
+        return Call(name, logits, targets, _class_dim(logits), module.ignore_index, result=result, lent=lent)
     given = _named(("input", "target"), args, kwargs)
     for option in ("weight", "ignore_index", "reduction", "label_smoothing", "pos_weight"):
         if option in module.__dict__ or option in module._buffers:

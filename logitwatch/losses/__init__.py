@@ -1,6 +1,7 @@
 """Losses of logits: ``nn.Module``s over functions, composable with ``+``; torch and nothing else."""
 
 from logitwatch.losses.base import LogitLoss, LossSum
+from logitwatch.losses.binary import BinaryCrossEntropyWithLogits, binary_cross_entropy
 from logitwatch.losses.cross_entropy import CrossEntropyLoss, softmax_cross_entropy
 from logitwatch.losses.distillation import DistillationLoss, distillation_loss
 from logitwatch.losses.focal import (
@@ -35,6 +36,7 @@ from logitwatch.losses.unlikelihood import UnlikelihoodLoss, unlikelihood_loss
 
 __all__ = [
     "BalancedSoftmax",
+    "BinaryCrossEntropyWithLogits",
     "ConfidencePenalty",
     "CrossEntropyLoss",
     "DistillationLoss",
@@ -52,6 +54,7 @@ __all__ = [
     "ScheduledFocalLoss",
     "UnlikelihoodLoss",
     "ZLoss",
+    "binary_cross_entropy",
     "confidence_penalty",
     "distillation_loss",
     "dual_focal_loss",

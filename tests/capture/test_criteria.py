@@ -132,6 +132,16 @@ def test_a_loss_that_lends_hands_over_what_it_lent():
     assert read_module("ours", Lends(lent), (), {}, None) is None
 
 
+def test_a_loss_of_yes_or_no_decisions_that_lends_marks_the_labels_that_are_known():
+    labels = torch.tensor([[1, 0, -7]] * 4)
+    ours = Lends({})
+    ours.binary = True
+    call = read_module("ours", ours, (Z, labels), {}, None)
+    assert call.binary
+    assert call.mask.tolist() == [[True, True, False]] * 4
+    assert read_module("ours", ours, (Z,), {}, None).mask is None
+
+
 def test_nothing_read_keeps_the_graph_of_the_loss():
     z = Z.clone().requires_grad_()
     assert read_function(F.cross_entropy, (z, Y), {}, F.cross_entropy(z, Y)).result.grad_fn is None

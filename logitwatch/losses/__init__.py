@@ -32,6 +32,7 @@ from logitwatch.losses.penalties import (
     z_loss,
 )
 from logitwatch.losses.poly import PolyLoss, poly_loss
+from logitwatch.losses.soft_cap import LogitSquashing, SoftCap, soft_cap, soft_cap_saturation
 from logitwatch.losses.unlikelihood import UnlikelihoodLoss, unlikelihood_loss
 
 __all__ = [
@@ -47,11 +48,13 @@ __all__ = [
     "LogitLoss",
     "LogitNormLoss",
     "LogitPenalty",
+    "LogitSquashing",
     "LossSum",
     "MarginLabelSmoothing",
     "MaxLogitPenalty",
     "PolyLoss",
     "ScheduledFocalLoss",
+    "SoftCap",
     "UnlikelihoodLoss",
     "ZLoss",
     "binary_cross_entropy",
@@ -67,6 +70,8 @@ __all__ = [
     "max_logit_penalty",
     "poly_loss",
     "scheduled_focal_loss",
+    "soft_cap",
+    "soft_cap_saturation",
     "softmax_cross_entropy",
     "unlikelihood_loss",
     "z_loss",

@@ -12,6 +12,7 @@ from logitwatch.losses.focal import (
     focal_loss,
     scheduled_focal_loss,
 )
+from logitwatch.losses.gradients import GradientAccount, cross_entropy_gradient, gradient_accounts, logit_gradients
 from logitwatch.losses.label_smoothing import LabelSmoothingCrossEntropy
 from logitwatch.losses.logit_adjustment import (
     BalancedSoftmax,
@@ -43,6 +44,7 @@ __all__ = [
     "DistillationLoss",
     "DualFocalLoss",
     "FocalLoss",
+    "GradientAccount",
     "LabelSmoothingCrossEntropy",
     "LogitAdjustedCrossEntropy",
     "LogitLoss",
@@ -59,11 +61,14 @@ __all__ = [
     "ZLoss",
     "binary_cross_entropy",
     "confidence_penalty",
+    "cross_entropy_gradient",
     "distillation_loss",
     "dual_focal_loss",
     "focal_loss",
+    "gradient_accounts",
     "log_prior",
     "logit_adjusted_cross_entropy",
+    "logit_gradients",
     "logit_norm_cross_entropy",
     "logit_penalty",
     "margin_label_smoothing",

@@ -155,7 +155,7 @@ class LossSum(LogitLoss):
         for term, scale in zip(self.terms, self.scales, strict=True):
             assert isinstance(term, LogitLoss)
             taken = {name: further[name] for name in term.further_inputs if name in further}
-            value, from_term = evaluate(term, logits, targets, lend=self.asked, **taken)
+            value, from_term = evaluate(term, logits, self.targets_of(term, targets), lend=self.asked, **taken)
             values.append(value if scale == 1 else scale * value)
             lent.append(from_term)
         if self.asked and self.lent is not None:
@@ -169,6 +169,10 @@ class LossSum(LogitLoss):
         for value in values[1:]:
             total = total + value
         return total
+
+    def targets_of(self, term: LogitLoss, targets: Tensor | None) -> Tensor | None:
+        """The targets for a term: in a sum about yes-or-no decisions a penalty has none, and takes every row."""
+        return targets if term.binary == self.binary else None
 
     def term_names(self) -> list[str]:
         """What each term is called where terms are listed; of the same name the second is ``_2``, the third ``_3``."""

@@ -133,7 +133,11 @@ def _terms(loss: LogitLoss, targets: Tensor | None, further: dict[str, Tensor]) 
         return [(name, _capped(value, loss.cap)) for name, value in _terms(loss.loss, targets, further)]
     if isinstance(loss, LossSum):
         pairs = zip(loss.term_names(), loss.terms, loss.scales, strict=True)
-        return [(name, _value(term, scale, targets, further)) for name, term, scale in pairs]  # type: ignore[arg-type]
+        return [
+            (name, _value(term, scale, loss.targets_of(term, targets), further))
+            for name, term, scale in pairs
+            if isinstance(term, LogitLoss)
+        ]
     return [(loss.term_name, _value(loss, 1.0, targets, further))]
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from logitwatch.losses import BinaryCrossEntropyWithLogits, LogitPenalty, LossSum, binary_cross_entropy
+from logitwatch.losses import BinaryCrossEntropyWithLogits, LogitPenalty, LossSum, binary_cross_entropy, logit_gradients
 
 INF = math.inf
 
@@ -116,6 +116,20 @@ def test_a_sum_with_it_is_binary_too() -> None:
     assert not LogitPenalty(0.1).binary
     expected = F.binary_cross_entropy_with_logits(z, y) + 0.1 * z.square().sum(1).mean()
     torch.testing.assert_close(loss(z, y), expected)
+
+
+def test_a_penalty_beside_it_takes_every_row_whatever_the_type_of_the_labels() -> None:
+    z, y = batch(6, 4)
+    y = y.round()
+    y[0] = -100
+    for loss in (
+        BinaryCrossEntropyWithLogits() + LogitPenalty(0.1),
+        LogitPenalty(0.1) + BinaryCrossEntropyWithLogits(),
+    ):
+        expected = F.binary_cross_entropy_with_logits(z[1:], y[1:]) + 0.1 * z.square().sum(1).mean()
+        for targets in (y, y.long()):
+            torch.testing.assert_close(loss(z, targets), expected)
+            torch.testing.assert_close(logit_gradients(loss, z, targets)["logit_penalty"], 0.2 * z.detach() / 6)
 
 
 def test_arguments_that_make_no_sense_are_refused() -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "calibration_rows",
     "row_statistics",
     "target_logit",
+    "top_two",
 ]
 
 # Below this width two calls of max over the whole row are cheaper than maxima of blocks.
@@ -183,6 +184,27 @@ def target_logit(logits: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor
     return logits.gather(-1, index).squeeze(-1).masked_fill(~known, torch.nan), known
 
 
+def top_two(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest and second largest value and the first index of the largest; NaN wins, as in `torch.amax`.
+
+    Args:
+        z: ``[rows, classes]``, float32 or float64.
+
+    Examples:
+        >>> top_two(torch.tensor([[2.0, 5.0, 5.0], [1.0, 0.0, -1.0]]))
+        (tensor([5., 1.]), tensor([5., 0.]), tensor([1, 0]))
+    """
+    if z.shape[1] < WIDE:
+        top, index = z.max(-1)
+        others = z.scatter(-1, index.unsqueeze(-1), -torch.inf)
+        return top, others.amax(-1), index
+    top, maxima, block, position, inside = _by_blocks(z)
+    prediction = position.gather(-1, inside.argmax(-1, keepdim=True))
+    inside = inside.masked_fill(position == prediction, -torch.inf)
+    others = maxima.scatter(-1, block, -torch.inf)
+    return top, torch.maximum(inside.amax(-1), others.amax(-1)), prediction.squeeze(-1)
+
+
 def _in_chunks(
     quantities: Callable[[Tensor, Tensor | None], Rows],
     kind: Callable[..., Rows],
@@ -204,7 +226,7 @@ def _in_chunks(
 
 def _chunk_statistics(z: Tensor, targets: Tensor | None) -> RowStatistics:
     """The pass itself, over a chunk ``[rows, classes]`` of float32 or float64."""
-    top, second, prediction = _top_two(z)
+    top, second, prediction = top_two(z)
     low = z.amin(-1)
     count = torch.full_like(top, z.shape[1])
     centred = z - top.unsqueeze(-1)
@@ -280,19 +302,6 @@ def _top(z: Tensor) -> tuple[Tensor, Tensor]:
         return top, index
     top, _, _, position, inside = _by_blocks(z)
     return top, position.gather(-1, inside.argmax(-1, keepdim=True)).squeeze(-1)
-
-
-def _top_two(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest and second largest value and the first index of the largest; NaN wins, as in `torch.amax`."""
-    if z.shape[1] < WIDE:
-        top, index = z.max(-1)
-        others = z.scatter(-1, index.unsqueeze(-1), -torch.inf)
-        return top, others.amax(-1), index
-    top, maxima, block, position, inside = _by_blocks(z)
-    prediction = position.gather(-1, inside.argmax(-1, keepdim=True))
-    inside = inside.masked_fill(position == prediction, -torch.inf)
-    others = maxima.scatter(-1, block, -torch.inf)
-    return top, torch.maximum(inside.amax(-1), others.amax(-1)), prediction.squeeze(-1)
 
 
 def _by_blocks(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from logitwatch.losses.focal import (
 )
 from logitwatch.losses.gradients import GradientAccount, cross_entropy_gradient, gradient_accounts, logit_gradients
 from logitwatch.losses.label_smoothing import LabelSmoothingCrossEntropy
+from logitwatch.losses.linear_cross_entropy import LinearCrossEntropyLoss, linear_cross_entropy
 from logitwatch.losses.logit_adjustment import (
     BalancedSoftmax,
     LogitAdjustedCrossEntropy,
@@ -46,6 +47,7 @@ __all__ = [
     "FocalLoss",
     "GradientAccount",
     "LabelSmoothingCrossEntropy",
+    "LinearCrossEntropyLoss",
     "LogitAdjustedCrossEntropy",
     "LogitLoss",
     "LogitNormLoss",
@@ -66,6 +68,7 @@ __all__ = [
     "dual_focal_loss",
     "focal_loss",
     "gradient_accounts",
+    "linear_cross_entropy",
     "log_prior",
     "logit_adjusted_cross_entropy",
     "logit_gradients",

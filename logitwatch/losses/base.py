@@ -5,18 +5,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import handle_torch_function
+
+from logitwatch.losses.lending import LendingLoss
 
 __all__ = ["LogitLoss", "LossSum", "evaluate"]
 
 
-class LogitLoss(nn.Module, ABC):
+class LogitLoss(LendingLoss, ABC):
     """A loss of logits. ``a + b`` adds losses, ``2 * a`` scales one, ``sum([a, b])`` works too.
 
-    A monitor that wants to look at a forward pass sets ``loss.lent = {}`` on the outermost loss before it and ``None``
-    after it. A forward that finds a dictionary there leaves in it
+    Of losses inside one another the outermost is asked. A forward that finds a dictionary in ``lent`` leaves in it
 
     * ``"terms"``: the detached value of each term by name, its scale included; the mean where nothing is reduced;
     * ``"rows"``, only where they cost nothing: detached float32 ``[rows]`` tensors ``max_logit``, ``log_partition``,
@@ -25,27 +24,16 @@ class LogitLoss(nn.Module, ABC):
     * ``"statistics"``, only from losses that have some: further detached numbers of this forward by name, such as the
       share of logits that a soft cap has saturated.
 
-    A copy or a pickle of a loss lends nothing until it is asked, and compiled code never does: there to fill a
-    dictionary is a side effect, which `torch.compile` refuses inside a checkpointed region.
-
-    Args:
-        ignore_index: The target that marks a row as not counted.
+    See `LendingLoss` for the arguments and for how it is asked.
 
     Attributes:
-        term_name: What the value of this loss is called where terms are listed.
         further_inputs: Names of the tensors a forward takes by keyword, besides logits and targets; a sum hands each
             to the terms that take it.
         binary: Whether each logit is a yes-or-no decision of its own, with a target of its own.
     """
 
-    term_name = "loss"
     further_inputs: tuple[str, ...] = ()
     binary = False
-
-    def __init__(self, ignore_index: int = -100) -> None:
-        super().__init__()
-        self.ignore_index = ignore_index
-        self.lent: dict[str, Any] | None = None
 
     # The further inputs differ from loss to loss, which no signature of a common forward can say.
     @abstractmethod
@@ -57,24 +45,6 @@ class LogitLoss(nn.Module, ABC):
             targets: Class indices, shaped as ``logits`` without the class axis; or probabilities, shaped as
                 ``logits``; or None for a penalty, which needs no target.
         """
-
-    def __call__(self, logits: Tensor, targets: Tensor | None = None, **further: Tensor) -> Tensor:
-        """Run `forward`, telling a `torch.overrides.TorchFunctionMode`, if one is active, as torch's functions do.
-
-        So a loss is seen by the monitors also where it is no submodule of the model.
-        """
-        # `has_torch_function` is of the types of arguments too, which make no difference here, and under torch.compile
-        # of nothing else.
-        if torch._C._is_torch_function_mode_enabled():
-            told: Tensor = handle_torch_function(LogitLoss.__call__, (), self, logits, targets, **further)
-            return told
-        value: Tensor = super().__call__(logits, targets, **further)
-        return value
-
-    @property
-    def asked(self) -> bool:
-        """Whether this forward is to lend."""
-        return not torch.compiler.is_compiling() and self.lent is not None
 
     def lend(
         self, value: Tensor, rows: dict[str, Tensor] | None = None, statistics: dict[str, Tensor] | None = None
@@ -98,9 +68,6 @@ class LogitLoss(nn.Module, ABC):
         return LossSum([self], [scale]) if isinstance(scale, int | float) else NotImplemented
 
     __rmul__ = __mul__
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "lent": None}
 
 
 class LossSum(LogitLoss):

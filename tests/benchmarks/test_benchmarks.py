@@ -51,6 +51,13 @@ def test_wide_loss_compares_our_loss_with_that_of_torch() -> None:
     assert all(float(row["cpu ×"]) > 0 for row in table)
 
 
+def test_linear_loss_compares_our_loss_with_a_head_and_the_loss_of_torch() -> None:
+    table = printed_table("linear_loss.py", "--shapes", "32x4x3000", "--dtypes", "float32", "--rounds", "2")
+    assert [row["arm"] for row in table] == ["plain", "control", "ours", "ours, lending"]
+    assert all(float(row["cpu ×"]) > 0 and float(row["peak MB"]) > 0 for row in table)
+    assert all(float(row["error"]) < 1e-5 for row in table)
+
+
 def test_calibration_state_compares_the_sketch_with_torchmetrics_and_relplot() -> None:
     table = printed_table("calibration_state.py", "--shapes", "8x5", "--samples", "500", "--rounds", "2")
     *rows, _, _, sizes = table  # the table of sizes has a header and a rule of its own

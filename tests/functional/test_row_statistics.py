@@ -66,7 +66,7 @@ def test_the_two_largest_are_those_of_topk(classes: int) -> None:
     z[:10] = z[:10].round()  # ties
     z[10:15, -1] = 100.0  # the largest in a short last block
     z[15:20, -2:] = torch.tensor([90.0, 91.0])
-    top, second, prediction = module._top_two(z)
+    top, second, prediction = module.top_two(z)
     assert torch.equal(torch.stack((top, second), -1), z.topk(2).values)
     first = (z == z.amax(-1, keepdim=True)).int().argmax(-1)
     assert torch.equal(prediction, first)

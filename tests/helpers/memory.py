@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 class Peak(TorchDispatchMode):
     """The most bytes that outputs of operators took at one time, but for what was ``given``.
 
-    What an operator allocates and frees inside itself is not seen.
+    What an operator allocates and frees inside itself is not seen, nor what is smaller than a kilobyte.
     """
 
     def __init__(self, *given):
@@ -22,8 +22,11 @@ class Peak(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self._live = {key: (ref, size) for key, (ref, size) in self._live.items() if not ref.expired()}
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self._given:
+            if not isinstance(tensor, torch.Tensor) or tensor.is_meta:
+                continue
+            if tensor.untyped_storage()._cdata not in self._given:
                 storage = tensor.untyped_storage()
-                self._live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                if storage.nbytes() >= 1024:
+                    self._live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
         self.bytes = max(self.bytes, sum(size for _, size in self._live.values()))
         return result

@@ -17,6 +17,7 @@ from logitwatch.losses import (
     LossSum,
     ZLoss,
 )
+from logitwatch.losses.lending import LendingLoss
 
 EVERY_LOSS = [
     (CrossEntropyLoss(), "cross_entropy"),
@@ -215,7 +216,7 @@ def test_a_function_mode_sees_the_outermost_loss_and_no_term_of_it():
 
     class Mode(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
-            if func is LogitLoss.__call__:
+            if func is LendingLoss.__call__:
                 seen.append(type(args[0]).__name__)
             return func(*args, **(kwargs or {}))
 

@@ -116,8 +116,9 @@ class CalibrationHistory:
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on as saved."""
-        self._courses = {where: _Course(**course) for where, course in saved["courses"].items()}
-        self._trained, self.temperature = _Trained(**saved["trained"]), saved["temperature"]
+        courses = {where: _Course(**course) for where, course in saved["courses"].items()}
+        # At once, or not at all.
+        self._trained, self.temperature, self._courses = _Trained(**saved["trained"]), saved["temperature"], courses
 
     def _overfitting(self, course: _Course, seen: Validation) -> Alert | None:
         error = 1 - seen.accuracy

@@ -172,12 +172,12 @@ class Session:
     def _resume(self, monitor: Reporter, saved: dict[str, Any]) -> None:
         """Take up what a checkpoint brought: the same cadence on every rank, and the window of all of them on one."""
         assert self.pace.cadence is not None
-        try:
-            self.pace.cadence.load_state_dict(saved["cadence"])
-        except Exception as error:
-            text = "logitwatch: the saved cadence of %s cannot be used, starting afresh: %r"
-            logger.warning(text, type(monitor).__name__, error)
-        self.faults.attempt("resuming", monitor.recall, saved.get("memory", {}), otherwise=None)
+        for name, take_up in (("cadence", self.pace.cadence.load_state_dict), ("memory", monitor.recall)):
+            try:
+                take_up(saved[name])
+            except Exception as error:
+                text = "logitwatch: the saved %s of %s cannot be used, starting afresh: %r"
+                logger.warning(text, name, type(monitor).__name__, error)
         self.alerts.counts.update(saved.get("alerts", {}))
         if self.trainer.is_global_zero:
             self.windows.restore(monitor, saved.get("window"), self.module.device)

@@ -86,7 +86,9 @@ def expected_calibration(z, y, *, num_bins=15):
         inside = (confidence >= low) & ((confidence < high) | (i == num_bins - 1))
         ece += float((confidence[inside].sum() - correct[inside].sum()).abs()) / len(z)
     values = {"ece": ece, "brier_score": (p - q).square().sum(-1).mean(), "confidence": confidence.mean()}
-    return {name: float(value) for name, value in (values | _with_targets(log_p, y)).items()}
+    values |= _with_targets(log_p, y)
+    values["gap"] = confidence.mean() - correct.mean()
+    return {name: float(value) for name, value in values.items()}
 
 
 def as_pairs(z):

@@ -33,9 +33,10 @@ def summary(z, y=None, **options):
 
 
 def sketch(z, y, **options):
-    """The state of `CalibrationMonitor` after one look at every row."""
+    """The sketch of `CalibrationMonitor` after one look at every row; None where it says nothing."""
     seen = Observation.of(z, y, **options)
-    return logitwatch.CalibrationMonitor().summary(seen, seen, None, histograms=True)
+    state = logitwatch.CalibrationMonitor().summary(seen, seen, None, histograms=True)
+    return None if state is None else state.sketch
 
 
 def accounted(state):

@@ -141,6 +141,9 @@ def test_the_log_odds_of_a_class_have_the_gradient_of_finite_differences_and_no_
     z = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(class_log_odds, z)
     assert torch.autograd.gradcheck(lambda x: target_log_odds(x, torch.tensor([0, 3, 1])), z)
+    certain = torch.tensor([60.0, 0.0, 0.0], requires_grad=True)
+    (gradient,) = torch.autograd.grad(class_log_odds(certain).sum(), certain)
+    assert gradient.isfinite().all()
     alone = torch.tensor([[1.0, -torch.inf], [0.0, 50.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(target_log_odds(alone, torch.tensor([0, 1])).clamp(max=99.0).sum(), alone)
     assert gradient.tolist() == [[0.0, 0.0], [-1.0, 1.0]]

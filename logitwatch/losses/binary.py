@@ -128,7 +128,7 @@ class BinaryCrossEntropyWithLogits(LogitLoss):
         weight, pos_weight = (lifted_weight(w, logits) for w in (self.weight, self.pos_weight))
         losses = binary_cross_entropy(
             logits.masked_fill(~counted, 0.0),
-            targets.masked_fill(~counted, 0),
+            targets,
             label_smoothing=self.label_smoothing,
             gamma=self.gamma,
             pos_weight=None if pos_weight is None else along_classes(pos_weight, logits, axis),

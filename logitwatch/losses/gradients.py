@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logitwatch.functional.numerics import accumulator_dtype, full_precision, upcast
+from logitwatch.functional.numerics import accumulator_dtype, upcast
 from logitwatch.losses.base import LogitLoss, LossSum
 from logitwatch.losses.inputs import class_axis, counted_rows
 from logitwatch.losses.soft_cap import LogitSquashing, soft_cap
@@ -47,13 +47,8 @@ def logit_gradients(
         >>> logit_gradients(CrossEntropyLoss() + ZLoss(0.5), torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
         {'cross_entropy': tensor([[-0.5000,  0.5000]]), 'z_loss': tensor([[0.3466, 0.3466]])}
     """
-    # A mode of the monitors would hear the criteria called here; autocast would halve the precision.
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch._C.DisableTorchFunction(),
-        full_precision(logits.device),
-    ):
+    # A mode of the monitors would hear the criteria called here.
+    with torch._C.DisableTorchFunction(), torch.inference_mode(False), torch.enable_grad():
         z = upcast(logits.detach()).clone()
         y = None if targets is None else targets.detach().clone()
         rest = {name: tensor.detach().clone() for name, tensor in further.items()}

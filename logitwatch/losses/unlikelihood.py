@@ -109,7 +109,6 @@ class UnlikelihoodLoss(LogitLoss):
         else:
             mass = torch.where(unwanted, negatives.long(), 0)
             unwanted = unwanted if wanted is None else unwanted & (mass != wanted)
-            z = without_ignored(z, unwanted)
         rows = unlikelihood_loss(z, mass, weight=lifted_weight(self.weight, logits), dim=dim)
         rows = rows if unwanted is None else torch.where(unwanted, rows, 0.0)
         value = reduce_rows(rows, counted, self.reduction)

@@ -77,6 +77,15 @@ def test_a_sum_hands_the_teacher_to_the_term_that_wants_it() -> None:
     torch.testing.assert_close(loss(z, y, teacher_logits=t), expected)
 
 
+def test_what_the_teacher_says_of_an_ignored_row_goes_nowhere() -> None:
+    z, t, y = logits(3, 5).requires_grad_(), logits(3, 5, seed=1), torch.tensor([0, -100, 2])
+    t[1] = math.nan
+    value = DistillationLoss()(z, y, teacher_logits=t)
+    torch.testing.assert_close(value, distillation_loss(z, t)[[0, 2]].mean())
+    (gradient,) = torch.autograd.grad(value, z)
+    assert gradient[1].tolist() == [0.0] * 5
+
+
 def test_a_teacher_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shaped as logits, \(2, 3\), got \(2, 4\)"):
         DistillationLoss()(torch.zeros(2, 3), teacher_logits=torch.zeros(2, 4))

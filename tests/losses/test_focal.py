@@ -142,6 +142,10 @@ def test_dual_focal_has_finite_gradients(row: list[float]) -> None:
         assert gradient(value, z).isfinite().all()
 
 
+def test_dual_focal_of_an_absent_target_is_infinite() -> None:
+    assert dual_focal_loss(torch.tensor([[0.0, 1.0, ABSENT]]), torch.tensor([2]), gamma=0.5).item() == math.inf
+
+
 def test_dual_focal_takes_no_probabilities() -> None:
     with pytest.raises(TypeError, match=r"DualFocalLoss takes class indices, got probabilities of shape \(2, 3\)"):
         DualFocalLoss()(torch.zeros(2, 3), torch.full((2, 3), 1 / 3))

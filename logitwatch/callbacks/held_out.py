@@ -50,6 +50,8 @@ class HeldOut:
 
     def add(self, seen: Observation) -> None:
         """Draw from one more batch, without a look at a value; one without labels or logits has nothing to draw."""
+        if seen.unbuilt:
+            seen = seen.sample(self._room(seen.num_classes))
         if seen.targets is None or seen.num_classes < 2 or seen.logits.device != seen.valid.device:
             return
         logits, targets = _exclusive(seen)
@@ -58,7 +60,7 @@ class HeldOut:
         # A row that counts is drawn before any that does not.
         keys = row_keys(len(logits), seed, device=logits.device) + (seen.valid & ~seen.bad_target)
         if self._kept is None:
-            room = max(1, min(self.max_rows, MOST_ELEMENTS // logits.shape[1]))
+            room = self._room(logits.shape[1])
             self._kept = HeldOutRows(
                 keys.new_zeros(room), logits.new_zeros(room, logits.shape[1]), targets.new_zeros(room)
             )
@@ -69,6 +71,9 @@ class HeldOut:
         for old, new in zip(self._kept, (keys, logits, targets), strict=True):
             mask = better if old.ndim == 1 else better.unsqueeze(1)
             old[place] = torch.where(mask, new[best.indices].to(old), old[place])
+
+    def _room(self, classes: int) -> int:
+        return max(1, min(self.max_rows, MOST_ELEMENTS // classes))
 
     def gathered(self) -> HeldOutRows | None:
         """The sample of all ranks, each of which must ask; None where nothing was drawn. Then it begins anew."""

@@ -76,8 +76,15 @@ class LogitMonitor(Monitor):
     ) -> LogitSummary:
         """See `Monitor.summary`."""
         high, low = observation.extremes
-        logits = sample.logits if histograms else None
-        summary = LogitSummary.of(sample.statistics, logits, sample.valid & ~sample.bad_target)
+        shown = sample.shown if histograms else None
+        summary = LogitSummary.of(
+            sample.statistics,
+            None if shown is None else shown.logits,
+            sample.valid & ~sample.bad_target,
+            shown=None
+            if shown is None or shown is sample
+            else shown.statistics.finite & shown.valid & ~shown.bad_target,
+        )
         if terms:
             self._name_terms(terms)
             summary = summary.with_terms([terms.get(name) for name in self._terms])

@@ -198,7 +198,7 @@ class Session:
         seen: list[tuple[Call, Observation | SplitRows]] = []
         for call in look.calls(self.tap.requested):
             if not seen:  # the rows drawn of a step are the same whatever was drawn before: after a resume, too
-                self.tap.generator(call.logits.device).manual_seed(look.step)
+                self.tap.generator(call.device).manual_seed(look.step)
             found = self.faults.attempt("capture", self.tap.captured, look, call, otherwise=None)
             if found is not None:
                 seen.append((call, found))
@@ -221,7 +221,7 @@ class Session:
         self, look: Look, call: Call, observation: Observation, primary: str | None, training: Cadence | None
     ) -> int:
         """Merge what each monitor that follows a call makes of it; gives of how many rows the distribution is taken."""
-        sample = observation if training is None else observation.sample(training.rows)
+        sample = observation if training is None or observation.unbuilt else observation.sample(training.rows)
         histograms = training is None or training.histograms
         terms = (call.lent or {}).get("terms")
         for monitor in self.monitors:

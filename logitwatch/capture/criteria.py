@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,6 +29,11 @@ class Call(NamedTuple):
     result: Tensor | None = None
     lent: Mapping[str, Any] | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are; logits that were never built have only a shape."""
+        return self.targets.device if self.logits.is_meta and self.targets is not None else self.logits.device
+
 
 @runtime_checkable
 class Lender(Protocol):
@@ -35,7 +41,10 @@ class Lender(Protocol):
 
     ``lent["terms"]`` maps the name of each term to its value, ``lent["rows"]`` names of per-row quantities to
     ``[rows]`` tensors. The losses of `logitwatch.losses` are lenders. One that has an attribute ``binary`` that is true
-    takes each logit for a yes-or-no decision, with a target of its own.
+    takes each logit for a yes-or-no decision, with a target of its own. One that makes the logits itself, whose
+    ``takes_logits`` is False, lends them as ``lent["logits"]``, without values, classes last, and with them the
+    `RowStatistics` of all rows, ``lent["statistics"]``, and a function of row indices that makes the logits of those
+    rows, ``lent["logits_of"]``.
     """
 
     lent: dict[str, Any] | None
@@ -78,6 +87,8 @@ def read_module(
 ) -> Call | None:
     """The call of a criterion module; None where its arguments are not those of a criterion."""
     if isinstance(module, Lender):
+        if not getattr(module, "takes_logits", True):
+            return _read_unbuilt(name, module, _named(("input", "target"), args, kwargs).get("target"), result)
         given = _named(("logits", "targets"), args, kwargs)
         logits, targets = given.get("logits"), given.get("targets")
         if not isinstance(logits, Tensor):
@@ -105,6 +116,14 @@ def read_function(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any],
 def _is_criterion(module: nn.Module) -> bool:
     kinds: tuple[Any, ...] = (Lender, *_MODULES)
     return isinstance(module, kinds)
+
+
+def _read_unbuilt(name: str, module: Lender, targets: Any, result: Any) -> Call | None:
+    """The call of a loss whose logits are nowhere; None where it lent nothing, as under `torch.compile`."""
+    logits = (module.lent or {}).get("logits")
+    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
+        return None
+    return Call(name, logits, targets, -1, module.ignore_index, result=result, lent=module.lent)
 
 
 def _read(name: str, kind: str, given: Mapping[str, Any], result: Any) -> Call | None:

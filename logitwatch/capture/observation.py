@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from math import prod
 
@@ -18,6 +18,8 @@ __all__ = ["Observation"]
 
 # Elements copied at a time where classes are not the last axis; a few caches' worth, so that little is allocated.
 PIECE_ELEMENTS = 1_048_576
+# Rows whose logits are made where a loss never built them.
+SHOWN_ROWS = 64
 # Probabilities in bfloat16 add up to 1 within its spacing, 0.0078.
 TOTAL_TOLERANCE = 0.01
 
@@ -60,6 +62,7 @@ class Observation:
         step: int = 0,
         known: Mapping[str, Tensor] | None = None,
         generator: torch.Generator | None = None,
+        logits_of: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._block = block  # [outer, classes, inner], a view of what the criterion was given
         self.targets = targets
@@ -71,6 +74,7 @@ class Observation:
         self.step = step
         self.known = dict(known or {})
         self._generator = generator
+        self._logits_of = logits_of
         self._samples: dict[int, Observation] = {}
 
     @classmethod
@@ -147,6 +151,16 @@ class Observation:
     def logits(self) -> Tensor:
         """``[rows, classes]``, detached: a view where classes are the last axis, a copy elsewhere."""
         return self._rows(0, self._block.shape[0])
+
+    @property
+    def unbuilt(self) -> bool:
+        """Whether every quantity of every row is known and only the logits are not there; those of a `sample` are."""
+        return self._logits_of is not None
+
+    @property
+    def shown(self) -> Observation:
+        """Rows whose logits can be read: these, or where they were never built a sample of 64."""
+        return self.sample(SHOWN_ROWS) if self.unbuilt else self
 
     @cached_property
     def extremes(self) -> tuple[Tensor, Tensor]:
@@ -241,8 +255,9 @@ class Observation:
 
         Drawn with the private generator, so the run's own random numbers are untouched, and without looking at a value.
         """
-        if rows >= self.num_rows:
+        if rows >= self.num_rows and not self.unbuilt:
             return self
+        rows = min(rows, self.num_rows)
         if rows not in self._samples:
             self._samples[rows] = self._take(self._random_rows(rows))
         return self._samples[rows]
@@ -266,7 +281,7 @@ class Observation:
         return computed
 
     def _random_rows(self, rows: int) -> Tensor:
-        device = self._block.device
+        device = self.valid.device
         generator = self._generator if self._generator is not None and self._generator.device == device else None
         if generator is None:
             generator = torch.Generator(device).manual_seed(0)
@@ -275,11 +290,13 @@ class Observation:
 
     def _take(self, index: Tensor) -> Observation:
         inner = self._block.shape[2]
-        if inner == 1:
+        if self._logits_of is not None:
+            block = self._logits_of(index).unsqueeze(-1)
+        elif inner == 1:
             block = self._block.index_select(0, index)
         else:
             block = self._block[index // inner, :, index % inner].unsqueeze(-1)
-        return Observation(
+        taken = Observation(
             block,
             None if self.targets is None else self.targets[index],
             self.valid[index],
@@ -291,6 +308,9 @@ class Observation:
             known={name: values[index] for name, values in self.known.items()},
             generator=self._generator,
         )
+        if self.unbuilt:
+            taken.__dict__["statistics"] = RowStatistics(*(values[index] for values in self.statistics))
+        return taken
 
     def _rows(self, start: int, stop: int) -> Tensor:
         """Rows of the outer positions ``[start, stop)``, classes last."""

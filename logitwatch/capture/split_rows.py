@@ -1,4 +1,4 @@
-"""Between a look at rows whose classes are split over ranks and the whole rows a report puts together."""
+"""Rows of which no rank has the logits: classes split over ranks, put together at a report, or never built at all."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def whole_observation(
         targets: Class indices ``[rows]``, or None.
         valid: Rows that count, ``[rows]`` bool.
         num_classes: Width of a row.
-        **about: ``stage``, ``source`` and ``step`` of the observation.
+        **about: ``stage``, ``source`` and ``step`` of the observation, and what else it takes; with ``logits_of``, a
+            function of row indices, the logits of a sample can be read.
 
     Examples:
         >>> from logitwatch.functional.row_statistics import row_statistics
@@ -73,7 +74,7 @@ def whole_observation(
         (tensor([2.1269]), 2, 'meta')
     """
     nowhere = torch.empty(len(valid), num_classes, 1, device="meta")
-    observation = Observation(nowhere, targets, valid, leading_shape=(len(valid),), **about)
+    observation = Observation(nowhere, targets, valid, **{"leading_shape": (len(valid),), **about})
     # Where a cached property keeps its value.
     observation.__dict__.update(statistics=rows, extremes=(rows.max_logit, rows.min_logit))
     return observation

@@ -25,7 +25,7 @@ from logitwatch.capture.hooks import (
 from logitwatch.capture.look import CriterionMode, Level, Look
 from logitwatch.capture.observation import Observation
 from logitwatch.capture.sharding import locate
-from logitwatch.capture.split_rows import split_rows
+from logitwatch.capture.split_rows import split_rows, whole_observation
 from logitwatch.functional.sharded_rows import SplitRows
 
 __all__ = ["Listener", "Tap"]
@@ -131,6 +131,22 @@ class Tap:
 
     def observation(self, look: Look, call: Call) -> Observation:
         """A call of a look as rows of logits; may raise where its shapes do not belong together."""
+        lent = call.lent or {}
+        if "logits_of" in lent and call.targets is not None:
+            targets = call.targets.detach().reshape(-1)
+            return whole_observation(
+                lent["statistics"],
+                targets,
+                targets.ne(-100 if call.ignore_index is None else call.ignore_index),
+                call.logits.shape[-1],
+                leading_shape=tuple(call.targets.shape),
+                stage=look.stage,
+                source=call.source,
+                step=look.step,
+                known=lent["rows"],
+                generator=self.generator(call.device),
+                logits_of=lent["logits_of"],
+            )
         return Observation.of(
             call.logits,
             call.targets,
@@ -141,7 +157,7 @@ class Tap:
             stage=look.stage,
             source=call.source,
             step=look.step,
-            known=(call.lent or {}).get("rows"),
+            known=lent.get("rows"),
             generator=self.generator(call.logits.device),
         )
 

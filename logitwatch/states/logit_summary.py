@@ -71,13 +71,21 @@ class LogitSummary:
         )
 
     @classmethod
-    def of(cls, rows: RowStatistics, logits: Tensor | None = None, valid: Tensor | None = None) -> LogitSummary:
+    def of(
+        cls,
+        rows: RowStatistics,
+        logits: Tensor | None = None,
+        valid: Tensor | None = None,
+        *,
+        shown: Tensor | None = None,
+    ) -> LogitSummary:
         """The summary of rows that are all counted in full.
 
         Args:
             rows: Per-row quantities ``[rows]``.
             logits: The logits they are of, any shape, for the histograms, which stay empty where None.
             valid: Rows that count, ``[rows]`` bool; all where None.
+            shown: Where the logits are of some of the rows only, which of those count, bool.
         """
         rows = RowStatistics(*(values.detach() for values in rows))
         valid = torch.ones_like(rows.correct) if valid is None else valid
@@ -97,7 +105,7 @@ class LogitSummary:
             extrema=Extrema.of(
                 torch.where(finite, rows.max_logit, -torch.inf), torch.where(finite, rows.min_logit, torch.inf)
             ),
-            **_histograms(rows, logits, counted),
+            **_histograms(rows, logits, counted, counted if shown is None else shown),
         )
 
     def with_every_row(
@@ -176,13 +184,15 @@ def _pooled(rows: RowStatistics, counted: Tensor) -> Moments:
     return Moments(n.sum().long(), (n * mean).sum(), (squares + n * mean.square()).sum())
 
 
-def _histograms(rows: RowStatistics, logits: Tensor | None, counted: Tensor) -> dict[str, LogitHistogram]:
+def _histograms(
+    rows: RowStatistics, logits: Tensor | None, counted: Tensor, shown: Tensor
+) -> dict[str, LogitHistogram]:
     if logits is None:
         nothing = _no_histogram(counted.device)
         return dict.fromkeys(HISTOGRAMS, nothing)
-    flat = logits.reshape(len(counted), -1) if counted.numel() else logits.reshape(0, 1)
+    flat = logits.reshape(len(shown), -1) if shown.numel() else logits.reshape(0, 1)
     return {
-        "logit_histogram": LogitHistogram.of(flat, counted.unsqueeze(-1)),
+        "logit_histogram": LogitHistogram.of(flat, shown.unsqueeze(-1)),
         "margin_histogram": LogitHistogram.of(rows.margin, counted & rows.margin.isfinite()),
         "confidence_histogram": LogitHistogram.of(rows.confidence, counted),
         "entropy_histogram": LogitHistogram.of(rows.entropy, counted),

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from logitwatch.capture.criteria import FUNCTIONS, Lender, read_function, read_module, watched_criteria
+from logitwatch.losses import LinearCrossEntropyLoss
 
 Z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 1])
@@ -145,3 +146,19 @@ def test_a_loss_of_yes_or_no_decisions_that_lends_marks_the_labels_that_are_know
 def test_nothing_read_keeps_the_graph_of_the_loss():
     z = Z.clone().requires_grad_()
     assert read_function(F.cross_entropy, (z, Y), {}, F.cross_entropy(z, Y)).result.grad_fn is None
+
+
+def test_a_loss_that_makes_its_logits_lends_them_without_values():
+    loss = LinearCrossEntropyLoss(3, 5)
+    loss.lent = {}
+    result = loss(Z, Y)
+    call = read_module("head", loss, (Z,), {"target": Y}, result)
+    assert call.logits.shape == (4, 5)
+    assert call.logits.is_meta
+    assert call.targets is Y
+    assert call.device == Z.device
+    assert call.lent["statistics"].entropy.shape == (4,)
+
+
+def test_hidden_states_are_not_taken_for_logits_where_nothing_was_lent():
+    assert read_module("head", LinearCrossEntropyLoss(3, 5), (Z, Y), {}, torch.zeros(())) is None

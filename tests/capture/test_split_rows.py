@@ -231,3 +231,33 @@ def test_a_head_with_split_classes_trained_with_the_parallel_loss(tmp_path):
         assert whole.counts.tolist() == [36, 0, 0, 0]
         for logits, targets, loss in rows:
             torch.testing.assert_close(F.cross_entropy(logits, targets).item(), loss, rtol=1e-5, atol=0)
+
+
+def test_rows_that_were_never_built_show_the_logits_of_a_sample():
+    z, y = batch(100)
+    asked = []
+
+    def logits_of(index):
+        asked.append(len(index))
+        return z[index]
+
+    about = {"leading_shape": (10, 10), "logits_of": logits_of, "known": {"max_logit": z.amax(1)}}
+    seen = whole_observation(row_statistics(z, y), y, y != -100, 10, **about)
+    assert seen.unbuilt
+    assert asked == []
+    shown = seen.shown
+    assert asked == [64]
+    assert (shown.num_rows, shown.unbuilt, shown.shown is shown) == (64, False, True)
+    torch.testing.assert_close(shown.statistics, row_statistics(shown.logits, shown.targets), equal_nan=True)
+    assert seen.sample(1000).num_rows == 100
+    assert seen.sample(64) is shown
+
+
+def test_rows_put_together_from_shards_can_be_drawn_from():
+    z, y = batch(10)
+    seen = whole_observation(row_statistics(z, y), y, y != -100, 10)
+    assert not seen.unbuilt
+    assert seen.shown is seen
+    few = seen.sample(3)
+    assert few.num_rows == 3
+    assert few.logits.is_meta

@@ -212,3 +212,11 @@ def test_no_rows_give_the_empty_state():
     summary = LogitSummary.of(row_statistics(logits, torch.empty(0, dtype=torch.long)), logits)
     assert int(summary.seen) == int(summary.counted) == 0
     assert summary.extrema.maximum.item() == -math.inf
+
+
+def test_logits_of_some_rows_only_fill_the_histogram_of_logits_alone():
+    z = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    summary = LogitSummary.of(row_statistics(z), z[:3], shown=torch.tensor([True, False, True]))
+    assert summary.logit_histogram.count == 8
+    assert summary.entropy_histogram.count == 6
+    assert summary.counted == 6

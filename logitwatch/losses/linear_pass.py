@@ -183,7 +183,8 @@ class _Pass:
         possible = softmax.nll.isfinite()
         missing = torch.where(possible, torch.expm1(-softmax.nll), 0.0)
         residual = force.masked_fill(~possible, 0.0) - pull.target
-        factor = force / softmax.total
+        counted = head.counted[rows]
+        factor = (force / softmax.total).masked_fill(~counted, 0.0)  # whose logits may be NaN
         place = head.targets[rows].unsqueeze(1)
         if head.map is None or kept is None:
             z.scatter_(1, place, (softmax.total * missing).unsqueeze(1))
@@ -192,7 +193,7 @@ class _Pass:
         if head.spread is not None and pull.uniform is not None:
             z.addr_(pull.uniform, head.spread, alpha=-1)
         head.map.pull(z, kept)
-        return torch.ones_like(factor), residual
+        return counted.to(factor.dtype), residual
 
     def _products(self, e: Tensor, rows: slice, factor: Tensor) -> None:
         """Add a chunk to the gradients. A hidden state of factor 0 gets exactly 0."""

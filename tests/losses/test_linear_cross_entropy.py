@@ -116,11 +116,14 @@ def test_no_rows_at_all_are_a_loss_of_zero() -> None:
     assert not head.grad.any()
 
 
-def test_an_ignored_row_gets_no_gradient_whatever_it_holds() -> None:
+@pytest.mark.parametrize("extra", [{}, {"soft_cap": 1.5}, {"logit_norm": 0.5}], ids=["plain", "capped", "normalised"])
+def test_an_ignored_row_gets_no_gradient_whatever_it_holds(extra: dict[str, Any]) -> None:
     (hidden, head), targets = batch()
     with torch.no_grad():
-        hidden[1] = 1e200  # its logits overflow
-    linear_cross_entropy(hidden, head, targets).backward()
+        hidden[1] = torch.inf
+    value = linear_cross_entropy(hidden, head, targets, z_loss=0.1, label_smoothing=0.1, **extra)
+    assert value.isfinite()
+    value.backward()
     assert hidden.grad is not None
     assert not hidden.grad[1].any()
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from helpers.dtensors import pretending, shards, spread
 
 from logitwatch.losses.linear_inputs import absent_classes, check_linear, checked_targets, product_dtype
 
@@ -22,6 +23,14 @@ def test_shapes_that_do_not_fit_are_refused(changed: dict[str, torch.Tensor], me
     given = {"input": H, "linear_weight": W, "target": Y, "linear_bias": None, "weight": None}
     with pytest.raises(ValueError, match=message):
         check_linear(**(given | changed))  # type: ignore[arg-type]
+
+
+def test_a_weight_that_is_spread_over_ranks_is_refused() -> None:
+    shard, _, _ = shards()
+    with pretending(0, (4,)) as mesh:
+        weight = spread(torch.zeros(8, 4), mesh, [shard(0)])
+        with pytest.raises(TypeError, match=r"linear_weight must be whole on each rank, got a DTensor placed \(Shard"):
+            check_linear(H, weight, Y, None, None)
 
 
 @pytest.mark.parametrize("wrong", [5, -1])

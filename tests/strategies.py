@@ -16,6 +16,7 @@ from logitwatch.states.calibration_summary import CalibrationSummary
 from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
+from logitwatch.states.gradient_summary import GradientSummary
 from logitwatch.states.logit_histogram import LogitHistogram
 from logitwatch.states.logit_summary import LogitSummary
 from logitwatch.states.moments import Moments
@@ -44,6 +45,12 @@ def counted_rows(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rows.confidence.masked_fill(left_out, 0.0), rows.correct & ~left_out, ~left_out
 
 
+def gradient_summary(z: Tensor, y: Tensor) -> GradientSummary:
+    """As `GradientMonitor` makes it."""
+    rows = row_statistics(z.detach(), y)
+    return GradientSummary.of(rows.gradient_norm, rows.correct, rows.finite & (y != IGNORE_INDEX), bound=0.1)
+
+
 # Every state is here; the laws and the contract run over this table.
 STATE_KINDS = {
     "calibration_evidence": StateKind(CalibrationEvidence.empty, CalibrationEvidence.of),
@@ -53,6 +60,7 @@ STATE_KINDS = {
     ),
     "confidence_cells": StateKind(ConfidenceCells.empty, lambda z, y: ConfidenceCells.of(*counted_rows(z, y))),
     "extrema": StateKind(Extrema.empty, lambda z, y: Extrema.of(z)),
+    "gradient_summary": StateKind(GradientSummary.empty, gradient_summary),
     "logit_histogram": StateKind(LogitHistogram.empty, lambda z, y: LogitHistogram.of(z)),
     # Its rows come from an observation, which has let go of the graph.
     "logit_summary": StateKind(

@@ -69,6 +69,24 @@ class RowStatistics(NamedTuple):
         return self.collision - 2 * self.target_confidence + self.target_square
 
     @property
+    def gradient_norm(self) -> Tensor:
+        r"""Norm of the gradient of the cross-entropy on each row of logits, at most 1.42: the root of `brier`.
+
+        .. math:: \|p - y\|^2 = (1 - p_y)^2 + \sum_{k \ne y} p_k^2
+
+        Of one target the two parts are taken apart, as the Brier score of a row that is all but certain cancels to
+        noise. So from float32 the norm is right to 0.1 % above 0.01, and below that within a factor of 1.5 or to
+        ``5e-7``, whichever is more.
+        """
+        missed = -torch.expm1(-self.nll)
+        others = self.collision - self.target_confidence.square()
+        # What is left of the probability may lie on one class, or be spread over all the others.
+        spread = missed.square() / (self.classes - 1).clamp(min=1)
+        others = torch.minimum(torch.maximum(others, spread), missed.square())
+        single = (missed.square() + others).sqrt()
+        return torch.where(self.target_square == 1, single, self.brier.clamp(min=0).sqrt())
+
+    @property
     def norm(self) -> Tensor:
         """Euclidean norm of the present logits, float64 so that large offsets neither overflow nor cancel."""
         wide = accumulator_dtype(self.squares.device)

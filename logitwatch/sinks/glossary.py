@@ -63,6 +63,14 @@ QUANTITIES: dict[str, Quantity] = {
     "calibration/accuracy": Quantity("fraction", "share of rows whose largest logit is the target"),
     "calibration/confidence": Quantity("fraction", "mean probability of the predicted class"),
     "calibration/reliability": Quantity("fraction", "accuracy against confidence; the diagonal is perfect calibration"),
+    "gradients/norm": Quantity(
+        "", "mean norm of the gradient of the cross-entropy on a row of logits: probabilities less the target"
+    ),
+    "gradients/histogram": Quantity("", "distribution of the norm of the gradient on a row of logits"),
+    "gradients/vanishing": Quantity("fraction", "share of rows whose gradient on the logits has all but vanished"),
+    "gradients/hardest_tenth": Quantity(
+        "fraction", "share of the gradient that the hardest tenth of the rows holds: 0.1 when all pull alike"
+    ),
     "recalibration/nll_before": Quantity("nats", "NLL of the held-out rows as they are"),
     "recalibration/nll_after": Quantity("nats", "NLL of the same rows under a calibrator fitted to others"),
     "recalibration/ece_before": Quantity("fraction", "expected calibration error of the held-out rows as they are"),

@@ -34,6 +34,10 @@ _CALIBRATION = (
     Chart("best temperature", ("temperature",)),
     Chart("error of the most confident (fraction)", ("aurc",)),
 )
+_GRADIENTS = (
+    Chart("norm of the gradient on a row of logits", ("norm",)),
+    Chart("rows that hardly teach, and what the hardest tenth holds (fraction)", ("vanishing", "hardest_tenth")),
+)
 _RECALIBRATION = (
     Chart("NLL before and after recalibration (nats)", ("nll_before", "nll_after")),
     Chart("ECE before and after recalibration (fraction)", ("ece_before", "ece_after")),
@@ -42,6 +46,7 @@ _RECALIBRATION = (
 _FAMILIES = (
     ("Logits", "logits", _LOGITS),
     ("Calibration", "calibration", _CALIBRATION),
+    ("Gradients", "gradients", _GRADIENTS),
     ("Recalibration", "recalibration", _RECALIBRATION),
 )
 _SUITE = (

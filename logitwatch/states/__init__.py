@@ -7,6 +7,7 @@ from logitwatch.states.calibration_summary import CalibrationSummary
 from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
+from logitwatch.states.gradient_summary import GradientSummary
 from logitwatch.states.logit_histogram import Buckets, LogitHistogram
 from logitwatch.states.logit_summary import LogitSummary
 from logitwatch.states.moments import Moments
@@ -28,6 +29,7 @@ __all__ = [
     "ClasswiseCalibration",
     "ConfidenceCells",
     "Extrema",
+    "GradientSummary",
     "Interval",
     "LogitHistogram",
     "LogitSummary",

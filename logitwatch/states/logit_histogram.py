@@ -130,6 +130,31 @@ class LogitHistogram:
         low, high = _order_statistic(below, rank), _order_statistic(below, (rank + 1).clamp(max=last))
         return torch.lerp(low, high, position - rank)
 
+    def upper_share(self, fraction: float) -> Tensor:
+        """Share of the sum that the largest values hold, of values that are all at least 0.
+
+        Args:
+            fraction: Which part of the finite values are the largest, in ``[0, 1]``; a value may count in part.
+
+        Returns:
+            float64 on the CPU, between ``fraction`` and 1 and within 1/16 of itself; NaN where the sum is 0.
+
+        Raises:
+            ValueError: If ``fraction`` is outside ``[0, 1]``.
+
+        Examples:
+            >>> round(LogitHistogram.of(torch.tensor([1.0, 1.0, 1.0, 29.0])).upper_share(0.25).item(), 2)
+            0.91
+        """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction must be in [0, 1], got {fraction}")
+        counts = self.cells[HALF : HALF + INFINITE].cpu().double().flip(0)
+        middles = _midpoints()[INFINITE:].flip(0)
+        above = counts.cumsum(0)
+        taken = above.clamp(max=fraction * above[-1]).diff(prepend=above.new_zeros(1))
+        share: Tensor = taken.dot(middles) / counts.dot(middles)
+        return torch.where(self.total.cpu() > 0, share, torch.nan)
+
     def buckets(self, num_buckets: int = 30) -> Buckets:
         """Exact counts in at most ``num_buckets`` buckets of roughly equal width over the occupied range.
 

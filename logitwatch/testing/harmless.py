@@ -13,7 +13,7 @@ from logitwatch.testing._generators import kept_random, random_states, seed_ever
 __all__ = ["assert_harmless"]
 
 # What the suite logs itself; whatever else is logged is the user's.
-FAMILIES = ("alerts/", "calibration/", "logits/", "logitwatch/", "losses/")
+FAMILIES = ("alerts/", "calibration/", "gradients/", "logits/", "logitwatch/", "losses/")
 
 
 def assert_harmless(run_with: Callable[[], Any], run_without: Callable[[], Any], *, seed: int = 0) -> None:

@@ -22,8 +22,9 @@ pytestmark = pytest.mark.parametrize("lightning", [namespace(name) for name in N
         lambda: [logitwatch.LogitMonitor()],
         lambda: [logitwatch.CalibrationMonitor(), logitwatch.LogitMonitor()],
         lambda: [logitwatch.LogitMonitor(), logitwatch.LogitMonitor(source="net.3")],
+        lambda: [logitwatch.LogitMonitor(), logitwatch.GradientMonitor()],
     ],
-    ids=["watch", "bare logits", "bare calibration", "one in a list", "other order", "two of a kind"],
+    ids=["watch", "bare logits", "bare calibration", "one in a list", "other order", "two of a kind", "gradients"],
 )
 def test_a_trainer_takes_them(lightning, callbacks, tmp_path):
     t = trainer(lightning, callbacks(), folder=tmp_path)

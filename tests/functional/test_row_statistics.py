@@ -292,3 +292,50 @@ def test_the_rows_of_calibration_are_those_of_all_statistics_bit_for_bit(
         whole, part = row_statistics(z, targets), calibration_rows(z, targets)
         wanted = CalibrationRows(whole.confidence, whole.correct, whole.nll, whole.brier)
         torch.testing.assert_close(part, wanted, rtol=0, atol=0, equal_nan=True)
+
+
+def gradient_norms(z: Tensor, y: Tensor) -> Tensor:
+    """By autograd, in float64."""
+    leaf = z.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(leaf, y, reduction="sum"), leaf)
+    return gradient.norm(dim=-1)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+def test_the_norm_of_the_gradient_is_that_of_autograd(classes: int) -> None:
+    z, y = normal(500, classes), labels(500, classes)
+    norm, expected = row_statistics(z, y).gradient_norm, gradient_norms(z, y)
+    large = expected > 0.01
+    # What is left of sums of squares that differ by less than their rounding, as documented.
+    torch.testing.assert_close(norm.double()[large], expected[large], rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        row_statistics(z.double(), y).gradient_norm, expected, rtol=1e-9, atol=1e-8
+    )  # the root of 1e-16
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+@pytest.mark.parametrize("lead", [7.0, 10.0, 14.0, 20.0, 40.0])
+def test_the_norm_of_the_gradient_of_a_certain_row_is_small_and_no_noise(classes: int, lead: float) -> None:
+    z, y = normal(500, classes), labels(500, classes)
+    z[torch.arange(500), y] = z.amax(-1) + lead
+    norm, expected = row_statistics(z, y).gradient_norm.double(), gradient_norms(z, y)
+    near = (norm / expected - 1).abs() < 0.5
+    assert bool((near | ((norm - expected).abs() < 5e-7)).all())
+
+
+def test_the_norm_of_the_gradient_with_soft_targets_is_that_of_autograd() -> None:
+    z, y = normal(50, 10), normal(50, 10, seed=1).softmax(-1)
+    # float32 sums of squares.
+    torch.testing.assert_close(
+        row_statistics(z, y).gradient_norm.double(), gradient_norms(z, y.double()), rtol=1e-5, atol=1e-6
+    )
+    at_target = row_statistics(z, z.softmax(-1)).gradient_norm
+    assert bool((at_target < 1e-3).all())  # not NaN: the square rounds to either side of 0
+
+
+def test_the_norm_of_the_gradient_knows_its_edges() -> None:
+    inf = float("inf")
+    z = torch.tensor([[0.0, -inf], [0.0, -inf], [0.0, 0.0], [float("nan"), 0.0]])
+    norm = row_statistics(z, torch.tensor([0, 1, -100, 0])).gradient_norm
+    assert norm[:2].tolist() == [0.0, pytest.approx(2**0.5)]  # one present class is certain, right or wrong
+    assert norm[2:].isnan().all()

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
+from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.observation import Observation
@@ -23,15 +24,16 @@ def tags_of(monitor) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("monitor", [LogitMonitor(), CalibrationMonitor()], ids=lambda monitor: type(monitor).__name__)
+MONITORS = [LogitMonitor(), CalibrationMonitor(), GradientMonitor()]
+
+
+@pytest.mark.parametrize("monitor", MONITORS, ids=lambda monitor: type(monitor).__name__)
 def test_everything_a_monitor_logs_has_a_unit_and_a_meaning(monitor):
     assert {tag for tag in tags_of(monitor) if not describe(tag).meaning} == set()
 
 
 def test_everything_explained_is_logged_by_somebody():
-    logged = {
-        f"{t.split('/')[0]}/{t.split('/')[-1]}" for m in (LogitMonitor(), CalibrationMonitor()) for t in tags_of(m)
-    }
+    logged = {f"{t.split('/')[0]}/{t.split('/')[-1]}" for m in MONITORS for t in tags_of(m)}
     # Of the others tests/callbacks/test_recalibrator.py and the session's tests tell.
     itself = {name for name in QUANTITIES if name.startswith(("logitwatch/", "recalibration/"))}
     assert set(QUANTITIES) - itself - logged == {"losses/term"}

@@ -252,3 +252,29 @@ def test_a_fraction_outside_zero_to_one_is_refused(q: float) -> None:
 def test_no_buckets_at_all_are_refused() -> None:
     with pytest.raises(ValueError, match="num_buckets must be >= 1, got 0"):
         LogitHistogram.empty().buckets(0)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.999, 1.0])
+def test_the_share_of_the_largest_is_that_of_the_sorted_values(fraction: float) -> None:
+    values = normal(1000).abs()
+    largest = values.double().sort(descending=True).values[: round(1000 * fraction)].sum()
+    share = LogitHistogram.of(values).upper_share(fraction)
+    # The midpoint of a cell is within 1/32 of its values, above and below the line.
+    assert share.item() == pytest.approx((largest / values.double().sum()).item(), rel=1 / 16)
+    assert share.dtype == torch.float64
+
+
+def test_a_value_counts_in_part_where_the_fraction_ends_in_it() -> None:
+    share = LogitHistogram.of(torch.ones(4)).upper_share(0.1)
+    assert share.item() == pytest.approx(0.1)
+
+
+def test_of_no_value_and_of_zeros_there_is_no_share() -> None:
+    for nothing in (LogitHistogram.empty(), LogitHistogram.of(torch.zeros(3))):
+        assert nothing.upper_share(0.5).isnan()
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan])
+def test_a_share_of_what_is_no_fraction_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\], got"):
+        LogitHistogram.empty().upper_share(fraction)

@@ -13,6 +13,7 @@ from helpers.models import NAMESPACES, namespace
 
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.faults import Faults
+from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.testing.monitor_checks import check_monitor, monitor_checks
 
@@ -25,7 +26,9 @@ def of_criterion():
 
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize(
-    "factory", [LogitMonitor, CalibrationMonitor, of_criterion, Good], ids=lambda factory: factory.__name__
+    "factory",
+    [LogitMonitor, CalibrationMonitor, GradientMonitor, of_criterion, Good],
+    ids=lambda factory: factory.__name__,
 )
 def test_a_monitor_passes(factory, name):
     CHECKS[name](factory)

@@ -1,0 +1,75 @@
+"""What the gradient monitor keeps of the rows it saw: how hard cross-entropy pulls at each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from logitwatch.states.logit_histogram import LogitHistogram
+from logitwatch.states.protocol import merge_fields, nested, summed
+
+__all__ = ["GradientSummary"]
+
+
+@dataclass(frozen=True)
+class GradientSummary:
+    """Rows seen, and of those with a target the distribution of gradient norms, how many vanish and how many are right.
+
+    Examples:
+        >>> norm, correct = torch.tensor([0.001, 0.2, 0.6]), torch.tensor([True, True, False])
+        >>> seen = GradientSummary.of(norm, correct, torch.tensor([True, True, False]), bound=0.01)
+        >>> seen.seen.item(), seen.vanishing().item(), round(seen.norm().item(), 4), seen.accuracy().item()
+        (3, 0.5, 0.1005, 1.0)
+    """
+
+    seen: Tensor = summed()  # int64, rows with or without a target
+    vanished: Tensor = summed()  # int64, rows whose norm is below the bound
+    correct: Tensor = summed()  # int64
+    norms: LogitHistogram = nested()
+
+    @classmethod
+    def empty(cls, *, device: torch.device | str = "cpu") -> GradientSummary:
+        """See `State.empty`."""
+        zero = torch.zeros((), dtype=torch.int64, device=device)
+        return cls(zero, zero, zero, LogitHistogram.empty(device=device))
+
+    @classmethod
+    def of(cls, norm: Tensor, correct: Tensor, counted: Tensor, *, bound: float) -> GradientSummary:
+        """The summary of rows.
+
+        Args:
+            norm: Norm of the gradient on the logits of each row, ``[rows]``; NaN where there is no target.
+            correct: Whether each is predicted right, bool ``[rows]``.
+            counted: Rows that count, bool ``[rows]``.
+            bound: A norm below it has vanished.
+        """
+        norm = norm.detach()
+        counted = counted & norm.isfinite()
+        return cls(
+            seen=torch.full((), len(norm), dtype=torch.int64, device=norm.device),
+            vanished=((norm < bound) & counted).sum(),
+            correct=(correct & counted).sum(),
+            norms=LogitHistogram.of(norm, counted),
+        )
+
+    def merge(self, other: GradientSummary) -> GradientSummary:
+        """See `State.merge`."""
+        return merge_fields(self, other)
+
+    def norm(self) -> Tensor:
+        """Mean norm of the gradient, float64; NaN where no row has a target, as below."""
+        return self.norms.total / self.norms.count
+
+    def vanishing(self) -> Tensor:
+        """Share of the rows whose norm is below the bound, float64."""
+        return self.vanished.double() / self.norms.count
+
+    def hardest(self, fraction: float = 0.1) -> Tensor:
+        """Share of the sum of norms that the rows with the largest hold; see `LogitHistogram.upper_share`."""
+        return self.norms.upper_share(fraction)
+
+    def accuracy(self) -> Tensor:
+        """Share of the rows that are predicted right, float64."""
+        return self.correct.double() / self.norms.count

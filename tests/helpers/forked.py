@@ -87,6 +87,8 @@ def _run(function, args):
     code = 70
     try:
         os.setpgid(0, 0)
+        # Whoever started the tests in the background of a shell has them ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         function(*args)
         code = 0
     except SystemExit as end:

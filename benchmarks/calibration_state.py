@@ -5,14 +5,13 @@ Three tables: an update with a batch of logits, SmoothECE of many rows, and the 
 
 import argparse
 import gc
-import json
 import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from races import Cost, compared, environment, environment_line, markdown, turns, warn_of_load
+from races import Cost, compared, environment, environment_line, markdown, turns, warn_of_load, write_json
 from torch import Tensor
 
 SHAPES = ("256x10", "4096x1000", "2048x32000")
@@ -146,8 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\n{environment_line(before)}")
     warn_of_load("end")
     if options.json:
-        content = {"environment": before, "table": [dict(zip(COLUMNS, row, strict=True)) for row in table]}
-        options.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_json(options.json, COLUMNS, table, before)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ The plain arm computes no statistics. ``ours, lending`` leaves those of every ro
 
 import argparse
 import gc
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from races import Comparison, Cost, compared, environment, environment_line, markdown, turns, warn_of_load
+from races import Comparison, Cost, compared, environment, environment_line, markdown, turns, warn_of_load, write_json
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -153,8 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(markdown(COLUMNS, table), environment_line(before), sep="\n\n")
     warn_of_load("end")
     if options.json:
-        content = {"environment": before, "table": [dict(zip(COLUMNS, row, strict=True)) for row in table]}
-        options.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_json(options.json, COLUMNS, table, before)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Arms that take turns: who runs when, what each cost beside the baseline of its own round, and on which machine."""
 
+import json
 import os
 import platform
 import random
@@ -7,13 +8,24 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 import logitwatch
 
-__all__ = ["Comparison", "Cost", "compared", "environment", "environment_line", "markdown", "turns", "warn_of_load"]
+__all__ = [
+    "Comparison",
+    "Cost",
+    "compared",
+    "environment",
+    "environment_line",
+    "markdown",
+    "turns",
+    "warn_of_load",
+    "write_json",
+]
 
 SEED = 0
 # The process under test, its writer thread and the shell: no reason yet to doubt the numbers.
@@ -94,6 +106,12 @@ def environment_line(before: dict[str, Any]) -> str:
     """The environment as one item of a Markdown list, the load of now beside that of then."""
     items = ", ".join(f"{name} {value}" for name, value in before.items())
     return f"- {items} at the start and {environment()['load']} at the end"
+
+
+def write_json(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]], env: dict[str, Any]) -> None:
+    """The same table as a file, with the environment it was measured in."""
+    content = {"environment": env, "table": [dict(zip(columns, row, strict=True)) for row in rows]}
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def warn_of_load(when: str) -> None:

@@ -5,14 +5,13 @@ Lending is what a monitor asks for on the steps it looks at: the statistics of e
 
 import argparse
 import gc
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from races import Cost, compared, environment, environment_line, markdown, turns, warn_of_load
+from races import Cost, compared, environment, environment_line, markdown, turns, warn_of_load, write_json
 from torch import Tensor
 
 SHAPES = ("2048x32000", "512x50257", "4096x1000", "256x10")
@@ -102,8 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(markdown(COLUMNS, table), environment_line(before), sep="\n\n")
     warn_of_load("end")
     if options.json:
-        content = {"environment": before, "table": [dict(zip(COLUMNS, row, strict=True)) for row in table]}
-        options.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_json(options.json, COLUMNS, table, before)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import Tensor
 
+from logitwatch.functional.linear_head import LinearRows
 from logitwatch.functional.row_statistics import row_statistics
 from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
@@ -17,6 +18,7 @@ from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.gradient_summary import GradientSummary
+from logitwatch.states.head_scale import HeadScale
 from logitwatch.states.logit_histogram import LogitHistogram
 from logitwatch.states.logit_summary import LogitSummary
 from logitwatch.states.moments import Moments
@@ -48,7 +50,14 @@ def counted_rows(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def gradient_summary(z: Tensor, y: Tensor) -> GradientSummary:
     """As `GradientMonitor` makes it."""
     rows = row_statistics(z.detach(), y)
-    return GradientSummary.of(rows.gradient_norm, rows.correct, rows.finite & (y != IGNORE_INDEX), bound=0.1)
+    counted = rows.finite & (y != IGNORE_INDEX)
+    return GradientSummary.of(rows.gradient_norm, rows.correct, counted, linear_rows_of(z), bound=0.1)
+
+
+def linear_rows_of(z: Tensor) -> LinearRows:
+    """Rows of a head whose weight stays the same and whose logits are found."""
+    norm = z.detach().double().norm(dim=-1)
+    return LinearRows(norm.new_full((), 2.0), norm, norm / 3, norm.new_zeros(()))
 
 
 # Every state is here; the laws and the contract run over this table.
@@ -61,6 +70,7 @@ STATE_KINDS = {
     "confidence_cells": StateKind(ConfidenceCells.empty, lambda z, y: ConfidenceCells.of(*counted_rows(z, y))),
     "extrema": StateKind(Extrema.empty, lambda z, y: Extrema.of(z)),
     "gradient_summary": StateKind(GradientSummary.empty, gradient_summary),
+    "head_scale": StateKind(HeadScale.empty, lambda z, y: HeadScale.of(linear_rows_of(z))),
     "logit_histogram": StateKind(LogitHistogram.empty, lambda z, y: LogitHistogram.of(z)),
     # Its rows come from an observation, which has let go of the graph.
     "logit_summary": StateKind(

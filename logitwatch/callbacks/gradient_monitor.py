@@ -1,35 +1,50 @@
-"""Watches how hard the loss pulls at the logits: at which rows, and how unevenly."""
+"""Watches how hard the loss pulls at the logits, at which rows and by which term, and why the logits grow."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from logitwatch.callbacks.head_words import head_words, is_head
 from logitwatch.callbacks.monitor import Monitor
+from logitwatch.callbacks.scale_history import STAGES, Scale, ScaleHistory
 from logitwatch.callbacks.tags import Tags
+from logitwatch.capture.heads import last_linear
 from logitwatch.capture.observation import Observation
-from logitwatch.sinks.readings import Reading, Scalars
+from logitwatch.capture.tap import Tap
+from logitwatch.functional.linear_head import LinearRows, linear_rows
+from logitwatch.sinks.readings import Reading, Scalars, Text
 from logitwatch.sinks.state_readings import histogram_reading
 from logitwatch.states.gradient_summary import GradientSummary
 from logitwatch.states.protocol import State
 
 __all__ = ["GradientMonitor"]
 
+logger = logging.getLogger("logitwatch")
+
 
 class GradientMonitor(Monitor):
-    """Logs the gradient of the cross-entropy on the logits, in closed form from the forward pass alone.
+    """Logs the gradient of the cross-entropy on the logits, in closed form, and what makes the logits grow.
 
     Logged, under ``gradients/<stage>/``: ``norm``, the mean over rows of the Euclidean norm of the probabilities less
-    the target, in ``[0, 1.42]``, and its ``histogram``; ``vanishing``, the share of rows that hardly teach any more;
+    the target, at most 1.42, and its ``histogram``; ``vanishing``, the share of rows that hardly teach any more;
     ``hardest_tenth``, the share of all norms that a tenth of the rows holds. They are of plain cross-entropy, whatever
     else is in the loss.
 
+    Where the logits come from an ``nn.Linear``, ``logit_scale``, their root mean square without the bias, and what it
+    is the product of: ``head_norm``, the root mean square norm of a row of the weight, ``feature_norm``, the mean norm
+    of what the layer is given, and ``alignment``, at most 1. Their logarithms add up. ``head`` is a text that says
+    which layer it is, with the proof, or that there is none. In training and validation the alert ``logit_growth``
+    names the one that grew, see `ScaleHistory`.
+
     Args:
         bound: Norm below which the gradient of a row has vanished. At 0.01 the target has a probability above 0.99.
+        head: Name of the linear layer whose output is the logits; by default the one registered last.
         budget: See `LogitMonitor`; the smallest of all monitors counts.
         every_n_steps: See `LogitMonitor`; the smallest of all monitors counts.
         rows: See `LogitMonitor`; the largest of all monitors counts.
@@ -47,6 +62,7 @@ class GradientMonitor(Monitor):
         self,
         *,
         bound: float = 0.01,
+        head: str | None = None,
         budget: float = 0.01,
         every_n_steps: int | None = None,
         rows: int | None = None,
@@ -56,7 +72,17 @@ class GradientMonitor(Monitor):
         super().__init__(budget=budget, every_n_steps=every_n_steps, rows=rows, source=source, on_fault=on_fault)
         if not bound > 0:
             raise ValueError(f"bound must be > 0, got {bound}")
-        self.bound = bound
+        self.bound, self.head = bound, head
+        self._head: str | None = None
+        self._history, self._told = ScaleHistory(), set[str]()
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """See `Monitor.setup`; also listens to the head."""
+        self._history, self._told = ScaleHistory(), set()
+        super().setup(trainer, pl_module, stage)
+        self._head = self.head or last_linear(pl_module)
+        if self._head is not None:
+            Tap.of(pl_module).overhear(self._head)
 
     def empty(self, device: torch.device) -> GradientSummary:
         """See `Monitor.empty`."""
@@ -70,21 +96,52 @@ class GradientMonitor(Monitor):
         # A yes-or-no logit is one of two classes in name only: the other one has no logit to pull at.
         norm = rows.gradient_norm / math.sqrt(2) if sample.binary else rows.gradient_norm
         counted = rows.finite & sample.valid & ~sample.bad_target
-        return GradientSummary.of(norm, rows.correct, counted, bound=self.bound)
+        return GradientSummary.of(norm, rows.correct, counted, _head_rows(observation, sample), bound=self.bound)
 
     def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
         """See `Monitor.readings`."""
         summary = cast(GradientSummary, state)
-        values = {
-            "norm": summary.norm(),
-            "vanishing": summary.vanishing(),
-            "hardest_tenth": summary.hardest(),
-        }
+        histogram = histogram_reading(tags("gradients", "histogram"), summary.norms, step)
+        values = {"norm": summary.norm(), "vanishing": summary.vanishing(), "hardest_tenth": summary.hardest()}
+        said: list[Reading] = [*self._introduction(summary, tags, step)]
+        if is_head(summary.head):
+            values |= (factors := summary.head.factors())
+            if tags.stage in STAGES and tags.loader == 0:
+                parts = (factors[name].item() for name in ("head_norm", "feature_norm", "alignment"))
+                said += self._history.reported(Scale(tags.stage, step, summary.accuracy().item(), *parts))
         numbers = {tags("gradients", name): value.item() for name, value in values.items()}
         scalars = Scalars(values={tag: value for tag, value in numbers.items() if not math.isnan(value)}, step=step)
-        histogram = histogram_reading(tags("gradients", "histogram"), summary.norms, step)
-        return [scalars] if histogram is None else [scalars, histogram]
+        return [scalars, *said] if histogram is None else [scalars, histogram, *said]
 
     def rows_in(self, state: State) -> int:
         """See `Monitor.rows_in`."""
         return int(cast(GradientSummary, state).seen)
+
+    def memory(self) -> dict[str, Any]:
+        """See `Monitor.memory`."""
+        return self._history.state_dict()
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """See `Monitor.recall`."""
+        self._history.load_state_dict(memory)
+
+    def _introduction(self, summary: GradientSummary, tags: Tags, step: int) -> list[Text]:
+        """What there is to say of the head, once for each stage."""
+        if tags.stage in self._told:
+            return []
+        self._told.add(tags.stage)
+        words = head_words(self._head, summary.head, tags.stage)
+        if not is_head(summary.head):
+            logger.warning("logitwatch: %s", words)
+        return [Text(tag=tags("gradients", "head"), step=step, markdown=words)]
+
+
+def _head_rows(observation: Observation, sample: Observation) -> LinearRows | None:
+    """What the overheard layer made of its rows; None where it cannot be what made the logits."""
+    call, logits = observation.head, sample.logits
+    if call is None or not call.whole:
+        return None
+    classes = len(call.weight)
+    if sample.binary and observation.num_rows % classes == 0:
+        logits = observation.logits.reshape(-1, classes)
+    return linear_rows(*call[:4], logits) if logits.shape[1] == classes else None

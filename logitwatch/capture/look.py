@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.eval_frame import skip_code
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from logitwatch.capture.criteria import FUNCTIONS, Call, Lender, read_function, read_module
 from logitwatch.capture.explicit import explicit_call, observe
+from logitwatch.capture.heads import LinearCall, read_linear
 
 __all__ = ["CriterionMode", "Level", "Look"]
 
@@ -38,6 +39,7 @@ class Look:
         step: Optimizer steps taken before.
         number: The same on all ranks, and another one for each look.
         heard: The best level at which the function mode saw anything; hooks are not asked for it.
+        heads: Calls of the linear layer that is overheard, see `Tap.overhear`.
     """
 
     def __init__(self, stage: str, loader: int = 0) -> None:
@@ -46,6 +48,7 @@ class Look:
         self.step = self.number = 0
         self.result: Any = None
         self.heard: Level | None = None
+        self.heads: list[LinearCall] = []
         self._calls: dict[Level, list[Call]] = {level: [] for level in Level}
         self._fault: Exception | None = None
 
@@ -53,6 +56,12 @@ class Look:
         """Note a call, unless backward is recomputing a checkpointed region: then it was seen in forward already."""
         if call is not None and torch._C._current_graph_task_id() == -1:  # type: ignore[attr-defined, unused-ignore]
             self._calls[level].append(call)
+
+    def overhear(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Note a call of a linear layer; see `add`."""
+        call = read_linear(module, args, kwargs, output)
+        if call is not None and torch._C._current_graph_task_id() == -1:  # type: ignore[attr-defined, unused-ignore]
+            self.heads.append(call)
 
     def note(self, level: Level, read: Callable[..., Call | None], *args: Any) -> None:
         """Read a call amid the user's step and note it; see `attempt`."""

@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from logitwatch.capture.heads import LinearCall
 from logitwatch.capture.inputs import class_axis, mask_rows, plain, real_numbers, target_rows
 from logitwatch.capture.sharding import local_rows
 from logitwatch.functional.numerics import chunk_elements, maybe_absent, upcast
@@ -40,6 +41,7 @@ class Observation:
         leading_shape: Shape of the logits without the class axis, for positions in a sequence or an image.
         binary: Whether each logit is a decision of its own.
         known: Per-row quantities the loss had computed already, by name, over all rows.
+        head: What is most likely the call of the linear layer they came from, where one is overheard; of a sample None.
 
     Examples:
         >>> seen = Observation.of(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, -100]))
@@ -73,6 +75,7 @@ class Observation:
         self.source = source
         self.step = step
         self.known = dict(known or {})
+        self.head: LinearCall | None = None
         self._generator = generator
         self._logits_of = logits_of
         self._samples: dict[int, Observation] = {}

@@ -14,6 +14,7 @@ from torch._dynamo.eval_frame import skip_code
 
 from logitwatch.capture.criteria import Call, Lender, read_module, watched_criteria
 from logitwatch.capture.explicit import receiving
+from logitwatch.capture.heads import linear_names, made_by
 from logitwatch.capture.hooks import (
     ForwardHook,
     StepWrapper,
@@ -71,6 +72,7 @@ class Tap:
         self._look: Look | None = None
         self._running = False
         self.requested: set[str] = set()
+        self._overheard: set[str] = set()
         self._undo: list[Callable[[], None]] = []
         self._lenders: dict[str, Lender] = {}
         self._best: dict[str, Level | None] = {}
@@ -113,13 +115,28 @@ class Tap:
             if callable(getattr(module, step, None)):
                 self._undo.append(StepWrapper(module, step, self._around(stage)).remove)
 
+    def overhear(self, name: str) -> None:
+        """Note the calls of a linear layer in steps that are looked at, for `Observation.head`; goes with the hooks.
+
+        Raises:
+            ValueError: If no linear layer that may have a hook has this name.
+        """
+        module = self._module()
+        assert module is not None
+        known = linear_names(module)
+        if name not in known:
+            raise ValueError(f"head must be the name of a linear layer, one of {', '.join(known)}; got {name!r}")
+        if self.attached and name not in self._overheard:
+            self._overheard.add(name)
+            self._hook(module.get_submodule(name), Look.overhear)
+
     def detach(self) -> None:
         """Take every hook and wrapper off again. Harmless when there is none."""
         while self._undo:
             self._undo.pop()()
         self.listener = self._look = None
         self.attached = False
-        self.requested, self.criteria, self._lenders = set(), [], {}
+        self.requested, self.criteria, self._lenders, self._overheard = set(), [], {}, set()
         self._best, self._listen, self._silent = {}, {}, {}
 
     def captured(self, look: Look, call: Call) -> Observation | SplitRows:
@@ -147,7 +164,7 @@ class Tap:
                 generator=self.generator(call.device),
                 logits_of=lent["logits_of"],
             )
-        return Observation.of(
+        found = Observation.of(
             call.logits,
             call.targets,
             class_dim=call.class_dim,
@@ -160,6 +177,8 @@ class Tap:
             known=lent.get("rows"),
             generator=self.generator(call.logits.device),
         )
+        found.head = made_by(look.heads, call.logits)
+        return found
 
     def silent_source(self, look: Look) -> Level | None:
         """The level that used to speak in this stage and has now been silent for a few looks, said once; else None."""

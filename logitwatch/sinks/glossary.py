@@ -71,6 +71,15 @@ QUANTITIES: dict[str, Quantity] = {
     "gradients/hardest_tenth": Quantity(
         "fraction", "share of the gradient that the hardest tenth of the rows holds: 0.1 when all pull alike"
     ),
+    "gradients/head": Quantity("", "which linear layer makes the logits, and the proof of it"),
+    "gradients/logit_scale": Quantity(
+        "logit", "root mean square of the logits without the bias: head_norm times feature_norm times alignment"
+    ),
+    "gradients/head_norm": Quantity("", "root mean square norm of a row of the weight that makes the logits"),
+    "gradients/feature_norm": Quantity("", "mean norm of the features the logits are made of"),
+    "gradients/alignment": Quantity(
+        "fraction", "how far the features point where the weight is large: what the two norms leave of the logit scale"
+    ),
     "recalibration/nll_before": Quantity("nats", "NLL of the held-out rows as they are"),
     "recalibration/nll_after": Quantity("nats", "NLL of the same rows under a calibrator fitted to others"),
     "recalibration/ece_before": Quantity("fraction", "expected calibration error of the held-out rows as they are"),

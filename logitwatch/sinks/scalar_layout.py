@@ -37,6 +37,8 @@ _CALIBRATION = (
 _GRADIENTS = (
     Chart("norm of the gradient on a row of logits", ("norm",)),
     Chart("rows that hardly teach, and what the hardest tenth holds (fraction)", ("vanishing", "hardest_tenth")),
+    Chart("scale of the logits (logit), and the norm of the features", ("logit_scale", "feature_norm")),
+    Chart("norm of the head, and its alignment with the features", ("head_norm", "alignment")),
 )
 _RECALIBRATION = (
     Chart("NLL before and after recalibration (nats)", ("nll_before", "nll_after")),

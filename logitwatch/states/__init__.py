@@ -8,6 +8,7 @@ from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.gradient_summary import GradientSummary
+from logitwatch.states.head_scale import HeadScale
 from logitwatch.states.logit_histogram import Buckets, LogitHistogram
 from logitwatch.states.logit_summary import LogitSummary
 from logitwatch.states.moments import Moments
@@ -30,6 +31,7 @@ __all__ = [
     "ConfidenceCells",
     "Extrema",
     "GradientSummary",
+    "HeadScale",
     "Interval",
     "LogitHistogram",
     "LogitSummary",

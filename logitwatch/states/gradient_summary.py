@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from logitwatch.functional.linear_head import LinearRows
+from logitwatch.states.head_scale import HeadScale
 from logitwatch.states.logit_histogram import LogitHistogram
 from logitwatch.states.protocol import merge_fields, nested, summed
 
@@ -15,7 +17,7 @@ __all__ = ["GradientSummary"]
 
 @dataclass(frozen=True)
 class GradientSummary:
-    """Rows seen, and of those with a target the distribution of gradient norms, how many vanish and how many are right.
+    """Rows seen; of those with a target the gradient norms, how many vanish, how many are right; the scale of the head.
 
     Examples:
         >>> norm, correct = torch.tensor([0.001, 0.2, 0.6]), torch.tensor([True, True, False])
@@ -28,21 +30,25 @@ class GradientSummary:
     vanished: Tensor = summed()  # int64, rows whose norm is below the bound
     correct: Tensor = summed()  # int64
     norms: LogitHistogram = nested()
+    head: HeadScale = nested()
 
     @classmethod
     def empty(cls, *, device: torch.device | str = "cpu") -> GradientSummary:
         """See `State.empty`."""
         zero = torch.zeros((), dtype=torch.int64, device=device)
-        return cls(zero, zero, zero, LogitHistogram.empty(device=device))
+        return cls(zero, zero, zero, LogitHistogram.empty(device=device), HeadScale.empty(device=device))
 
     @classmethod
-    def of(cls, norm: Tensor, correct: Tensor, counted: Tensor, *, bound: float) -> GradientSummary:
+    def of(
+        cls, norm: Tensor, correct: Tensor, counted: Tensor, head: LinearRows | None = None, *, bound: float
+    ) -> GradientSummary:
         """The summary of rows.
 
         Args:
             norm: Norm of the gradient on the logits of each row, ``[rows]``; NaN where there is no target.
             correct: Whether each is predicted right, bool ``[rows]``.
             counted: Rows that count, bool ``[rows]``.
+            head: What the linear layer made of some of them, where it is known.
             bound: A norm below it has vanished.
         """
         norm = norm.detach()
@@ -52,6 +58,7 @@ class GradientSummary:
             vanished=((norm < bound) & counted).sum(),
             correct=(correct & counted).sum(),
             norms=LogitHistogram.of(norm, counted),
+            head=HeadScale.empty(device=norm.device) if head is None else HeadScale.of(head),
         )
 
     def merge(self, other: GradientSummary) -> GradientSummary:

@@ -1,21 +1,25 @@
 import inspect
+import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from end_to_end.recomputed import joined, last
-from helpers.models import NAMESPACES, loader, model, namespace, trainer
+from end_to_end.recomputed import joined, last, records, texts
+from helpers.models import NAMESPACES, loader, model, namespace, net, trainer
+from torch import nn
 
+import logitwatch
 from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.tags import Tags
+from logitwatch.capture.heads import LinearCall
 from logitwatch.capture.observation import Observation
 from logitwatch.sinks.glossary import QUANTITIES
-from logitwatch.sinks.readings import Histogram, Scalars
+from logitwatch.sinks.readings import Alert, Histogram, Scalars
 from logitwatch.testing import assert_harmless, check_monitor
 from logitwatch.testing.specimen import train
 
-CPU = torch.device("cpu")
+L = namespace("pytorch_lightning")
 
 
 def batch(rows=200, classes=5, seed=0):
@@ -49,12 +53,33 @@ def agrees(said, z, y, *, bound=0.01):
     assert said["hardest_tenth"] == pytest.approx(hardest.item(), rel=1 / 16)
 
 
+def head_call(logits):
+    """A layer that hands on what it is given."""
+    return LinearCall(torch.eye(logits.shape[1]), None, logits, logits, logits)
+
+
+FACTORS = ("logit_scale", "head_norm", "feature_norm", "alignment")
+
+
+def head_numbers(weight, h):
+    """What is to be said of a head, by float64."""
+    weight, h = weight.double(), h.double()
+    scale = (h @ weight.T).norm(dim=1).mean().item() / math.sqrt(len(weight))
+    head, features = weight.norm().item() / math.sqrt(len(weight)), h.norm(dim=1).mean().item()
+    return dict(zip(FACTORS, (scale, head, features, scale / (head * features)), strict=True))
+
+
+def said_of(folder, stage):
+    return {t.split("/")[-1]: v for t, v in last(folder).items() if t.startswith(f"gradients/{stage}/")}
+
+
 def test_it_is_a_good_monitor():
     check_monitor(GradientMonitor)
 
 
 def test_it_logs_what_its_docstring_lists():
     monitor, seen = GradientMonitor(), Observation.of(*batch())
+    seen.head = head_call(seen.logits)
     readings = monitor.readings(monitor.summary(seen, seen, None, histograms=False), Tags("val"), 7)
     tags = [tag for r in readings for tag in (r.values if isinstance(r, Scalars) else [r.tag])]
     assert set(tags) == {f"gradients/val/{n.split('/')[1]}" for n in QUANTITIES if n.startswith("gradients/")}
@@ -117,12 +142,192 @@ def test_a_run_is_told_by_autograd_again(lightning, tmp_path):
     monitor = GradientMonitor(every_n_steps=1, rows=10**9, on_fault="raise")
     t = trainer(lightning, [monitor], folder=tmp_path, log_every_n_steps=1000)
     t.fit(subject, loader(64), loader(48, start=300))
-    reported = last(tmp_path)
     for stage in ("train", "val"):
-        said = {tag.split("/")[-1]: v for tag, v in reported.items() if tag.startswith(f"gradients/{stage}/")}
-        agrees(said, *joined(subject.recorded[stage]))
-    assert t.callback_metrics["gradients/val/norm"].item() == pytest.approx(reported["gradients/val/norm"], rel=1e-6)
+        agrees(said_of(tmp_path, stage), *joined(subject.recorded[stage]))
+    # float32
+    assert t.callback_metrics["gradients/val/norm"].item() == pytest.approx(said_of(tmp_path, "val")["norm"], rel=1e-6)
 
 
 def test_a_watched_run_is_the_same_run():
     assert_harmless(lambda: train([GradientMonitor(every_n_steps=1, on_fault="raise")]), lambda: train([]))
+
+
+def kept_step(module, batch, stage):
+    """The usual step, which also keeps what the head is given and what it holds."""
+    h = module.net[:-1](batch[0])
+    logits = module.net[-1](h)
+    module.kept[stage].append((module.net[-1].weight.detach().clone(), h.detach().clone()))
+    return F.cross_entropy(module.changed(logits), batch[1])
+
+
+def fit(folder, monitor, *, step=kept_step, network=None, changed=lambda z: z, lightning=L, **options):
+    subject = model(lightning, step, network=network, kept={"train": [], "val": []}, changed=changed)
+    t = trainer(lightning, [monitor], folder=folder, **{"log_every_n_steps": 1000} | options)
+    t.fit(subject, loader(64), loader(48, start=300))
+    return t, subject
+
+
+def watching(**options):
+    return GradientMonitor(**{"every_n_steps": 1, "rows": 10**9, "on_fault": "raise"} | options)
+
+
+@pytest.mark.parametrize("lightning", [namespace(name) for name in NAMESPACES], ids=NAMESPACES)
+@pytest.mark.parametrize("changed", [lambda z: z, torch.clone, torch.Tensor.double], ids=["as is", "copy", "cast"])
+def test_the_growth_of_the_logits_is_split_as_float64_says(lightning, changed, tmp_path):
+    _, subject = fit(tmp_path, watching(), lightning=lightning, changed=changed)
+    for stage, rows in (("train", 64), ("val", 48)):
+        each = [head_numbers(weight, h) for weight, h in subject.kept[stage]]
+        # Batches of one size: the mean of means.
+        expected = {name: sum(numbers[name] for numbers in each) / len(each) for name in FACTORS[:3]}
+        expected["alignment"] = expected["logit_scale"] / (expected["head_norm"] * expected["feature_norm"])
+        said = said_of(tmp_path, stage)
+        assert {name: said[name] for name in FACTORS} == pytest.approx(expected, rel=1e-5)  # float32 norms
+        logs = [math.log(said[name]) for name in FACTORS]
+        assert logs[0] == pytest.approx(sum(logs[1:]), rel=1e-12)
+        (text,) = texts(tmp_path, f"gradients/{stage}/head")
+        assert text.startswith(f"Head in {stage}: `net.3`.")
+        assert sum(len(h) for _, h in subject.kept[stage]) == rows
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (lambda z: 2 * z, "W h + b of `net.3` differs from the logits"),
+        (lambda z: z[:, 1:], "`net.3` was not heard, or"),
+    ],
+    ids=["scaled", "fewer classes"],
+)
+def test_logits_that_the_last_layer_did_not_make_are_told_once_a_stage(changed, why, tmp_path, caplog):
+    def step(module, batch, stage):
+        return kept_step(module, (batch[0], batch[1].clamp(max=8)), stage)
+
+    fit(tmp_path, watching(), changed=changed, step=step, max_epochs=2)
+    assert not set(FACTORS) & set(said_of(tmp_path, "val"))
+    assert {"norm", "vanishing"} <= set(said_of(tmp_path, "val"))
+    (text,) = texts(tmp_path, "gradients/val/head")
+    assert why in text
+    assert sum(why in record.getMessage() for record in caplog.records) == 2  # training and validation
+
+
+def test_a_head_that_is_not_registered_last_is_found_by_its_name(tmp_path):
+    def step(module, batch, stage):
+        return F.cross_entropy(module.net["head"](module.net["body"](batch[0])), batch[1])
+
+    def network():
+        return nn.ModuleDict({"head": nn.Linear(16, 10), "body": nn.Linear(64, 16)})
+
+    fit(tmp_path / "named", watching(head="net.head"), step=step, network=network())
+    assert set(FACTORS) <= set(said_of(tmp_path / "named", "val"))
+    fit(tmp_path / "last", watching(), step=step, network=network())
+    assert not set(FACTORS) & set(said_of(tmp_path / "last", "val"))
+
+
+def test_a_name_of_no_linear_layer_is_refused_with_those_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"head must be the name of a linear layer, one of net.0, net.3; got 'net.9'"):
+        fit(tmp_path, watching(head="net.9"))
+
+
+def test_logits_shifted_against_the_labels_have_the_same_head_though_it_is_tied(tmp_path):
+    def step(module, batch, stage):
+        tokens = torch.arange(48).reshape(4, 12) % 10
+        z = module.net["head"](module.net["body"](tokens))
+        return F.cross_entropy(z[:, :-1].contiguous().flatten(0, 1), tokens[:, 1:].flatten())
+
+    network = nn.ModuleDict({"body": nn.Embedding(10, 8), "head": nn.Linear(8, 10, bias=False)})
+    network["head"].weight = network["body"].weight
+    fit(tmp_path, watching(), step=step, network=network)
+    weight = network["head"].weight.detach()
+    expected = head_numbers(weight, weight[torch.arange(48) % 10])
+    said = said_of(tmp_path, "val")
+    assert {name: said[name] for name in FACTORS} == pytest.approx(expected, rel=1e-5)
+
+
+def test_classes_before_the_positions_and_many_labels_have_their_head(tmp_path):
+    def step(module, batch, stage):
+        z = module.net(batch[0].reshape(-1, 4, 16))
+        if stage == "train":
+            return F.cross_entropy(z.transpose(1, 2), batch[1].unsqueeze(1).expand(-1, 4))
+        return F.binary_cross_entropy_with_logits(z, z.detach().sigmoid().round())
+
+    fit(tmp_path, watching(), step=step, network=nn.Sequential(nn.Linear(16, 10)))
+    for stage in ("train", "val"):
+        assert set(FACTORS) <= set(said_of(tmp_path, stage)), stage
+
+
+def test_half_precision_and_accumulation_have_their_head(tmp_path):
+    fit(tmp_path, watching(), precision="bf16-mixed", accumulate_grad_batches=2)
+    assert set(FACTORS) <= set(said_of(tmp_path, "train"))
+
+
+def test_a_run_whose_optimizer_steps_by_hand_has_its_head(tmp_path):
+    def step(module, batch, stage):
+        loss = kept_step(module, batch, stage)
+        if stage == "train":
+            optimizer = module.optimizers()
+            optimizer.zero_grad()
+            module.manual_backward(loss)
+            optimizer.step()
+        return loss
+
+    subject = model(L, step, manual=True, kept={"train": [], "val": []}, changed=lambda z: z, lr=0.01)
+    trainer(L, [watching()], folder=tmp_path, log_every_n_steps=1000).fit(subject, loader(64))
+    # The weights are those after the step, which is small.
+    assert set(FACTORS) <= set(said_of(tmp_path, "train"))
+
+
+def test_features_that_grow_while_accuracy_does_not_raise_the_alert_that_names_them(tmp_path):
+    def step(module, batch, stage):
+        h = module.net[:-1](batch[0]) * 1.5**module.current_epoch
+        return F.cross_entropy(module.net[-1](h), batch[1])
+
+    network = net()
+    nn.init.zeros_(network[-1].bias)  # it would not grow with the rest
+    subject = model(L, step, lr=0.0, network=network)
+    t = trainer(L, [watching()], folder=tmp_path, max_epochs=3, log_every_n_steps=4)
+    t.fit(subject, loader(64), loader(48, start=300))
+    alerts = [r for r in records(tmp_path) if r["kind"] == "alert" and r["rule"] == "logit_growth"]
+    assert len(alerts) == 2  # training and validation
+    assert all(alert["title"].endswith("and accuracy has not: the norm of the features") for alert in alerts)
+    (val,) = [alert for alert in alerts if " in val " in alert["text"]]  # windows of training overlap epochs
+    assert "the norm of the head 0%, the norm of the features 100%" in val["text"]
+    assert val["values"]["logit_scale"] / val["values"]["before"] == pytest.approx(1.5**2, rel=1e-5)  # float32 norms
+
+
+def test_what_it_remembers_goes_on_in_another():
+    one, other = GradientMonitor(), GradientMonitor()
+
+    def rules(monitor, size):
+        z, y = batch()
+        seen = Observation.of(size * z, y)
+        seen.head = head_call(seen.logits)
+        readings = monitor.readings(monitor.summary(seen, seen, None, histograms=False), Tags("val"), 7)
+        return [r.rule for r in readings if isinstance(r, Alert)]
+
+    assert rules(one, 1.0) == []
+    other.recall(json.loads(json.dumps(one.memory())))
+    assert [rules(monitor, 2.5) for monitor in (one, other)] == [["logit_growth"]] * 2
+
+
+def test_a_layer_that_runs_fused_in_evaluation_still_does():
+    def step(module, batch, stage):
+        h = module.net["encoder"](batch[0].reshape(-1, 4, 16)).mean(1)
+        return module.criterion(module.net["head"](h), batch[1])
+
+    def fused_calls(callbacks):
+        encoder = nn.TransformerEncoderLayer(16, 2, 8, dropout=0.0, batch_first=True)
+        network = nn.ModuleDict({"head": nn.Linear(16, 10), "encoder": encoder})
+        fused, seen = torch._transformer_encoder_layer_fwd, []
+
+        def counting(*args):
+            seen.append(1)
+            return fused(*args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "_transformer_encoder_layer_fwd", counting)
+            subject = model(L, step, network=network, criterion=nn.CrossEntropyLoss())
+            trainer(L, callbacks).fit(subject, loader(64), loader(48, start=300))
+        return len(seen)
+
+    # The tap listens to the first batch of a validation with a function mode, under which nothing runs fused.
+    others = fused_calls([logitwatch.LogitMonitor(every_n_steps=1)])
+    assert fused_calls([watching()]) == fused_calls([watching(head="net.head")]) == others == 2

@@ -24,6 +24,18 @@ def test_the_sources_are_believed_in_the_order_of_the_design():
     assert [level.name for level in sorted(Level)] == ["EXPLICIT", "LOSS", "CRITERION", "FUNCTION", "OUTPUTS", "MODULE"]
 
 
+def test_a_linear_layer_that_backward_runs_again_is_not_overheard_twice():
+    look, linear = Look("train"), torch.nn.Linear(3, 2)
+
+    def region(x):
+        z = linear(x)
+        look.overhear(linear, (x,), {}, z)
+        return z
+
+    checkpoint(region, Z.clone().requires_grad_(), use_reentrant=False).sum().backward()
+    assert len(look.heads) == 1
+
+
 @pytest.mark.parametrize("best", list(Level)[:-1])
 def test_a_better_level_hides_every_worse_one(best):
     look = Look("train")

@@ -256,3 +256,37 @@ def test_private_generators_are_kept_and_the_runs_numbers_left_alone():
     assert tap.generator(cpu) is tap.generator(cpu)
     torch.rand(3, generator=tap.generator(cpu))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_layer_is_overheard_in_steps_that_are_looked_at_alone_and_let_go_with_the_hooks():
+    module, ears = Model(), Ears()
+    tap = Tap.of(module)
+    tap.attach(ears)
+    before = traces(module)
+    tap.overhear("net")
+    tap.overhear("net")
+    assert traces(module)[0] == before[0] + 1
+    module.net(X)
+    module.training_step(X)
+    (look,) = ears.looks
+    (head,) = look.heads
+    assert torch.equal(head.features, X)
+    (call,) = look.calls()
+    assert tap.observation(look, call).head is head
+    ears._wants = False
+    module.training_step(X)
+    assert len(look.heads) == 1
+    tap.detach()
+    assert traces(module) == (0, [])
+    tap.attach(ears)  # of another run, where nobody asks
+    assert traces(module)[0] == before[0]
+    tap.detach()
+
+
+def test_what_is_no_linear_layer_is_not_overheard():
+    tap = Tap.of(module := Model())
+    tap.attach(Ears())
+    with pytest.raises(ValueError, match="one of net; got 'criterion'"):
+        tap.overhear("criterion")
+    tap.detach()
+    assert traces(module) == (0, [])

@@ -5,6 +5,7 @@ from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.tags import Tags
+from logitwatch.capture.heads import LinearCall
 from logitwatch.capture.observation import Observation
 from logitwatch.sinks.glossary import QUANTITIES, describe
 from logitwatch.sinks.readings import Alert, Scalars
@@ -13,6 +14,8 @@ from logitwatch.sinks.readings import Alert, Scalars
 SEEN = Observation.of(
     torch.eye(4).repeat(50, 1).unsqueeze(0), torch.tensor([0, 1, 2, 0]).repeat(50).unsqueeze(0), stage="val"
 )
+# Made by a layer that hands on what it is given.
+SEEN.head = LinearCall(torch.eye(4), None, SEEN.logits, SEEN.logits, SEEN.logits)
 
 
 def tags_of(monitor) -> set[str]:

@@ -1,0 +1,41 @@
+"""Whether the linear layer that was overheard makes the logits, and how to say so."""
+
+from __future__ import annotations
+
+from logitwatch.states.head_scale import HeadScale
+
+__all__ = ["head_words", "is_head"]
+
+# Rounding of half precision is below a hundredth of the largest logit; another layer differs by about its size.
+TOLERANCE = 0.05
+
+
+def is_head(head: HeadScale) -> bool:
+    """Whether W h + b was seen and is the logits; a state on the CPU.
+
+    Examples:
+        >>> is_head(HeadScale.empty())
+        False
+    """
+    return int(head.count) > 0 and float(head.mismatch) <= TOLERANCE
+
+
+def head_words(name: str | None, head: HeadScale, stage: str) -> str:
+    """One sentence on the layer of this name, with the remedy where it is not the head.
+
+    Examples:
+        >>> head_words(None, HeadScale.empty(), "val").partition(":")[0]
+        'No head was found in val'
+    """
+    if is_head(head):
+        return f"Head in {stage}: `{name}`. Its W h + b is the logits to {float(head.mismatch):.1e} of the largest."
+    if name is None:
+        why = "there is no nn.Linear, or those there are run fused, where a hook would change the run"
+    elif int(head.count) == 0:
+        why = (
+            f"`{name}` was not heard, or does not have as many outputs as there are classes. Compiled code and weights "
+            "that are parametrised or sharded are not heard"
+        )
+    else:
+        why = f"W h + b of `{name}` differs from the logits by {float(head.mismatch):.0%} of the largest"
+    return f"No head was found in {stage}: {why}. If another layer makes the logits: GradientMonitor(head='its name')."

@@ -86,7 +86,7 @@ def everything(callbacks, *, criterion=None, returns_logits=False, folder=None, 
 @pytest.mark.parametrize("how", [{}, {"every_n_steps": 1, "rows": 4}], ids=["chosen", "every step"])
 def test_a_watched_run_is_the_same_run(criterion, options, how, tmp_path):
     without = everything([], criterion=criterion, **options)
-    monitors = [*logitwatch.watch(**how), logitwatch.Recalibrator()]
+    monitors = [*logitwatch.watch(**how), logitwatch.GradientMonitor(**how), logitwatch.Recalibrator()]
     watched = everything(monitors, criterion=criterion, folder=tmp_path, **options)
     same(without, watched)
 

@@ -10,14 +10,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from logitwatch.callbacks.head_words import head_words, is_head
+from logitwatch.callbacks.head_words import head_rows, head_words, is_head
+from logitwatch.callbacks.loss_terms import loss_terms, our_loss
 from logitwatch.callbacks.monitor import Monitor
 from logitwatch.callbacks.scale_history import STAGES, Scale, ScaleHistory
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.heads import last_linear
 from logitwatch.capture.observation import Observation
 from logitwatch.capture.tap import Tap
-from logitwatch.functional.linear_head import LinearRows, linear_rows
 from logitwatch.sinks.readings import Reading, Scalars, Text
 from logitwatch.sinks.state_readings import histogram_reading
 from logitwatch.states.gradient_summary import GradientSummary
@@ -41,6 +41,9 @@ class GradientMonitor(Monitor):
     of what the layer is given, and ``alignment``, at most 1. Their logarithms add up. ``head`` is a text that says
     which layer it is, with the proof, or that there is none. In training and validation the alert ``logit_growth``
     names the one that grew, see `ScaleHistory`.
+
+    Of a loss of ours that is a submodule, for each of its terms ``term_norm/<term>``, the root mean square over rows of
+    the norm of its gradient, and ``term_cosine/<term>``, the cosine of that with cross-entropy: below 0 it fights it.
 
     Args:
         bound: Norm below which the gradient of a row has vanished. At 0.01 the target has a probability above 0.99.
@@ -74,11 +77,11 @@ class GradientMonitor(Monitor):
             raise ValueError(f"bound must be > 0, got {bound}")
         self.bound, self.head = bound, head
         self._head: str | None = None
-        self._history, self._told = ScaleHistory(), set[str]()
+        self._history, self._told, self._terms = ScaleHistory(), set[str](), list[str]()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """See `Monitor.setup`; also listens to the head."""
-        self._history, self._told = ScaleHistory(), set()
+        self._history, self._told, self._terms = ScaleHistory(), set(), []
         super().setup(trainer, pl_module, stage)
         self._head = self.head or last_linear(pl_module)
         if self._head is not None:
@@ -96,7 +99,13 @@ class GradientMonitor(Monitor):
         # A yes-or-no logit is one of two classes in name only: the other one has no logit to pull at.
         norm = rows.gradient_norm / math.sqrt(2) if sample.binary else rows.gradient_norm
         counted = rows.finite & sample.valid & ~sample.bad_target
-        return GradientSummary.of(norm, rows.correct, counted, _head_rows(observation, sample), bound=self.bound)
+        summary = GradientSummary.of(norm, rows.correct, counted, head_rows(observation, sample), bound=self.bound)
+        loss = None if self._session is None else our_loss(self._session.module, sample.source)
+        if loss is None:
+            return summary
+        found = loss_terms(loss, sample)
+        self._terms += [name for name in found if name not in self._terms]
+        return summary.with_terms([found.get(name) for name in self._terms])
 
     def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:
         """See `Monitor.readings`."""
@@ -109,6 +118,8 @@ class GradientMonitor(Monitor):
             if tags.stage in STAGES and tags.loader == 0:
                 parts = (factors[name].item() for name in ("head_norm", "feature_norm", "alignment"))
                 said += self._history.reported(Scale(tags.stage, step, summary.accuracy().item(), *parts))
+        for quantity, means in (("norm", summary.term_norms.mean), ("cosine", summary.term_cosines.mean)):
+            values |= {f"term_{quantity}/{name}": mean for name, mean in zip(self._terms, means, strict=False)}
         numbers = {tags("gradients", name): value.item() for name, value in values.items()}
         scalars = Scalars(values={tag: value for tag, value in numbers.items() if not math.isnan(value)}, step=step)
         return [scalars, *said] if histogram is None else [scalars, histogram, *said]
@@ -134,14 +145,3 @@ class GradientMonitor(Monitor):
         if not is_head(summary.head):
             logger.warning("logitwatch: %s", words)
         return [Text(tag=tags("gradients", "head"), step=step, markdown=words)]
-
-
-def _head_rows(observation: Observation, sample: Observation) -> LinearRows | None:
-    """What the overheard layer made of its rows; None where it cannot be what made the logits."""
-    call, logits = observation.head, sample.logits
-    if call is None or not call.whole:
-        return None
-    classes = len(call.weight)
-    if sample.binary and observation.num_rows % classes == 0:
-        logits = observation.logits.reshape(-1, classes)
-    return linear_rows(*call[:4], logits) if logits.shape[1] == classes else None

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from logitwatch.capture.observation import Observation
+from logitwatch.functional.linear_head import LinearRows, linear_rows
 from logitwatch.states.head_scale import HeadScale
 
-__all__ = ["head_words", "is_head"]
+__all__ = ["head_rows", "head_words", "is_head"]
 
 # Rounding of half precision is below a hundredth of the largest logit; another layer differs by about its size.
 TOLERANCE = 0.05
+
+
+def head_rows(observation: Observation, sample: Observation) -> LinearRows | None:
+    """What the overheard layer made of its rows; None where it cannot be what made the logits.
+
+    Args:
+        observation: Every row of the call.
+        sample: Some of them, to be found among what the layer gave.
+    """
+    call, logits = observation.head, sample.logits
+    if call is None or not call.whole:
+        return None
+    classes = len(call.weight)
+    if sample.binary and observation.num_rows % classes == 0:
+        logits = observation.logits.reshape(-1, classes)
+    return linear_rows(*call[:4], logits) if logits.shape[1] == classes else None
 
 
 def is_head(head: HeadScale) -> bool:

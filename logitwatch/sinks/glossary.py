@@ -80,6 +80,12 @@ QUANTITIES: dict[str, Quantity] = {
     "gradients/alignment": Quantity(
         "fraction", "how far the features point where the weight is large: what the two norms leave of the logit scale"
     ),
+    "gradients/term_norm": Quantity(
+        "", "root mean square norm of the gradient of a term of the loss on a row of logits, weight included"
+    ),
+    "gradients/term_cosine": Quantity(
+        "", "cosine of the gradient of a term of the loss with that of cross-entropy: below 0 the term fights it"
+    ),
     "recalibration/nll_before": Quantity("nats", "NLL of the held-out rows as they are"),
     "recalibration/nll_after": Quantity("nats", "NLL of the same rows under a calibrator fitted to others"),
     "recalibration/ece_before": Quantity("fraction", "expected calibration error of the held-out rows as they are"),

@@ -38,6 +38,8 @@ _GRADIENTS = (
     Chart("norm of the gradient on a row of logits", ("norm",)),
     Chart("rows that hardly teach, and what the hardest tenth holds (fraction)", ("vanishing", "hardest_tenth")),
     Chart("scale of the logits (logit), and the norm of the features", ("logit_scale", "feature_norm")),
+    Chart("norm of the gradient of each term of the loss", ("term_norm/*",)),
+    Chart("cosine of each term of the loss with cross-entropy", ("term_cosine/*",)),
     Chart("norm of the head, and its alignment with the features", ("head_norm", "alignment")),
 )
 _RECALIBRATION = (
@@ -100,6 +102,14 @@ def _band(stage: str, seen: set[str]) -> Chart | None:
 
 
 def _present(charts: Iterable[Chart], root: str, seen: set[str]) -> list[Chart]:
-    known = [chart._replace(tags=tuple(f"{root}/{name}" for name in chart.tags)) for chart in charts]
-    shown = [chart._replace(tags=tuple(tag for tag in chart.tags if tag in seen)) for chart in known]
+    shown = [
+        chart._replace(tags=tuple(t for name in chart.tags for t in _tags(f"{root}/{name}", seen))) for chart in charts
+    ]
     return [chart for chart in shown if chart.tags]
+
+
+def _tags(name: str, seen: set[str]) -> list[str]:
+    """The tag of this name, if it was seen; all below it where it ends in a star."""
+    if name.endswith("*"):
+        return sorted(tag for tag in seen if tag.startswith(name[:-1]))
+    return [name] if name in seen else []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from logitwatch.functional.linear_head import LinearRows
 from logitwatch.states.head_scale import HeadScale
 from logitwatch.states.logit_histogram import LogitHistogram
+from logitwatch.states.logit_summary import MOST_TERMS
+from logitwatch.states.moments import Moments
 from logitwatch.states.protocol import merge_fields, nested, summed
 
 __all__ = ["GradientSummary"]
@@ -17,7 +20,7 @@ __all__ = ["GradientSummary"]
 
 @dataclass(frozen=True)
 class GradientSummary:
-    """Rows seen; of those with a target the gradient norms, how many vanish, how many are right; the scale of the head.
+    """Rows seen; of those with a target the gradient norms, how many vanish, how many are right; head and terms.
 
     Examples:
         >>> norm, correct = torch.tensor([0.001, 0.2, 0.6]), torch.tensor([True, True, False])
@@ -31,12 +34,15 @@ class GradientSummary:
     correct: Tensor = summed()  # int64
     norms: LogitHistogram = nested()
     head: HeadScale = nested()
+    term_norms: Moments = nested()  # [MOST_TERMS]
+    term_cosines: Moments = nested()  # [MOST_TERMS]
 
     @classmethod
     def empty(cls, *, device: torch.device | str = "cpu") -> GradientSummary:
         """See `State.empty`."""
         zero = torch.zeros((), dtype=torch.int64, device=device)
-        return cls(zero, zero, zero, LogitHistogram.empty(device=device), HeadScale.empty(device=device))
+        terms = Moments.empty(MOST_TERMS, device=device)
+        return cls(zero, zero, zero, LogitHistogram.empty(device=device), HeadScale.empty(device=device), terms, terms)
 
     @classmethod
     def of(
@@ -59,6 +65,24 @@ class GradientSummary:
             correct=(correct & counted).sum(),
             norms=LogitHistogram.of(norm, counted),
             head=HeadScale.empty(device=norm.device) if head is None else HeadScale.of(head),
+            term_norms=Moments.empty(MOST_TERMS, device=norm.device),
+            term_cosines=Moments.empty(MOST_TERMS, device=norm.device),
+        )
+
+    def with_terms(self, terms: Sequence[tuple[Tensor, Tensor] | None]) -> GradientSummary:
+        """The same with the norm of the gradient of each term of the loss, and its cosine with cross-entropy.
+
+        Args:
+            terms: Norm and cosine of the first `MOST_TERMS` terms; NaN, or None for a term, where there is none.
+        """
+        nothing = torch.full((), torch.nan, device=self.seen.device)
+        pairs = [(nothing, nothing) if pair is None else pair for pair in terms[:MOST_TERMS]]
+        pairs += [(nothing, nothing)] * (MOST_TERMS - len(pairs))
+        norms, cosines = (torch.stack(values).detach().unsqueeze(-1) for values in zip(*pairs, strict=True))
+        return replace(
+            self,
+            term_norms=Moments.of(norms, norms.isfinite(), dim=-1),
+            term_cosines=Moments.of(cosines, cosines.isfinite(), dim=-1),
         )
 
     def merge(self, other: GradientSummary) -> GradientSummary:

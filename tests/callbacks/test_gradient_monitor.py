@@ -14,6 +14,7 @@ from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.heads import LinearCall
 from logitwatch.capture.observation import Observation
+from logitwatch.losses import ConfidencePenalty, CrossEntropyLoss, ZLoss
 from logitwatch.sinks.glossary import QUANTITIES
 from logitwatch.sinks.readings import Alert, Histogram, Scalars
 from logitwatch.testing import assert_harmless, check_monitor
@@ -82,7 +83,10 @@ def test_it_logs_what_its_docstring_lists():
     seen.head = head_call(seen.logits)
     readings = monitor.readings(monitor.summary(seen, seen, None, histograms=False), Tags("val"), 7)
     tags = [tag for r in readings for tag in (r.values if isinstance(r, Scalars) else [r.tag])]
-    assert set(tags) == {f"gradients/val/{n.split('/')[1]}" for n in QUANTITIES if n.startswith("gradients/")}
+    names = {n.split("/")[1] for n in QUANTITIES if n.startswith("gradients/")}
+    # Terms are those of a loss, which is known in a run alone.
+    assert set(tags) == {f"gradients/val/{name}" for name in names if not name.startswith("term_")}
+    assert all(f"``{name}/<term>``" in inspect.getdoc(GradientMonitor) for name in ("term_norm", "term_cosine"))
     for tag in tags:
         assert f"``{tag.split('/')[-1]}``" in inspect.getdoc(GradientMonitor), tag
 
@@ -331,3 +335,53 @@ def test_a_layer_that_runs_fused_in_evaluation_still_does():
     # The tap listens to the first batch of a validation with a function mode, under which nothing runs fused.
     others = fused_calls([logitwatch.LogitMonitor(every_n_steps=1)])
     assert fused_calls([watching()]) == fused_calls([watching(head="net.head")]) == others == 2
+
+
+def test_each_term_of_a_loss_of_ours_has_its_gradient_by_autograd(tmp_path):
+    def step(module, batch, stage):
+        z = module.net(batch[0])
+        module.record(stage, z, batch[1])
+        return module.criterion(z, batch[1])
+
+    criterion = CrossEntropyLoss(label_smoothing=0.1) + ZLoss(0.01) + 0.5 * ConfidencePenalty(0.2)
+    subject = model(L, step, criterion=criterion)
+    trainer(L, [watching()], folder=tmp_path, log_every_n_steps=1000).fit(subject, loader(64), loader(48, start=300))
+    reported = last(tmp_path)
+
+    def gradient(value, z):
+        leaf = z.double().requires_grad_()
+        (found,) = torch.autograd.grad(value(leaf), leaf)
+        return found.flatten()
+
+    for stage in ("train", "val"):
+        said = {name: ([], []) for name in ("cross_entropy", "z_loss", "confidence_penalty")}
+        for z, y in subject.recorded[stage]:
+            values = {
+                "cross_entropy": lambda leaf, y=y: F.cross_entropy(leaf, y, label_smoothing=0.1),
+                "z_loss": lambda leaf: 0.01 * leaf.logsumexp(-1).square().mean(),
+                "confidence_penalty": lambda leaf: 0.1 * (leaf.softmax(-1) * leaf.log_softmax(-1)).sum(-1).mean(),
+            }
+            reference = gradient(lambda leaf, y=y: F.cross_entropy(leaf, y), z)
+            for name, value in values.items():
+                own = gradient(value, z)
+                said[name][0].append(own.norm() * len(z) ** 0.5)
+                said[name][1].append(F.cosine_similarity(own, reference, dim=0))
+        for name, (norms_of_looks, cosines) in said.items():
+            # float32 gradients, the mean over looks
+            norm, cosine = (torch.stack(values).mean().item() for values in (norms_of_looks, cosines))
+            assert reported[f"gradients/{stage}/term_norm/{name}"] == pytest.approx(norm, rel=1e-4), name
+            assert reported[f"gradients/{stage}/term_cosine/{name}"] == pytest.approx(cosine, abs=1e-5), name
+
+
+def test_a_loss_of_ours_is_the_same_run_with_its_gradients_watched():
+    def fit_with(callbacks):
+        subject = model(L, criterion_step, network=net(dropout=0.3), criterion=CrossEntropyLoss() + ZLoss(0.01))
+        t = trainer(L, callbacks, max_epochs=2)
+        t.fit(subject, loader(64), loader(48, start=300))
+        return t
+
+    assert_harmless(lambda: fit_with([watching()]), lambda: fit_with([]))
+
+
+def criterion_step(module, batch, stage):
+    return module.criterion(module.net(batch[0]), batch[1])

@@ -22,6 +22,16 @@ def test_calibration_error_is_beside_its_null_floor():
     assert layout["Calibration: val"][0].tags == ("calibration/val/ece", "calibration/val/null_ece")
 
 
+def test_each_term_of_a_loss_has_its_place_in_the_charts_of_gradients():
+    tags = [f"gradients/train/{q}/{term}" for q in ("term_norm", "term_cosine") for term in ("z_loss", "cross_entropy")]
+    charts = scalar_layout(["gradients/train/norm", *tags])["Gradients: train"]
+    assert [chart.tags for chart in charts] == [
+        ("gradients/train/norm",),
+        tuple(sorted(tags[:2])),
+        tuple(sorted(tags[2:])),
+    ]
+
+
 def test_a_second_dataloader_adds_no_chart():
     assert scalar_layout(tags_of("val", "entropy/dataloader_idx_1")) == scalar_layout(tags_of("val", "entropy"))
 

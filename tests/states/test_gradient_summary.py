@@ -34,3 +34,14 @@ def test_the_hardest_hold_a_tenth_where_all_pull_alike_and_all_where_one_does():
 def test_of_no_rows_there_is_no_number():
     nothing = GradientSummary.empty()
     assert all(value.isnan() for value in (nothing.norm(), nothing.vanishing(), nothing.hardest(), nothing.accuracy()))
+
+
+def test_terms_that_a_look_did_not_have_leave_the_means_of_others_alone():
+    pair = torch.tensor(2.0), torch.tensor(-0.5)
+    one = summary([0.5]).with_terms([pair, None])
+    two = summary([0.5]).with_terms([None, pair, (torch.tensor(1.0), torch.tensor(float("nan")))])
+    both = one.merge(two)
+    assert both.term_norms.count.tolist()[:4] == [1, 1, 1, 0]
+    assert both.term_norms.mean.tolist()[:3] == [2.0, 2.0, 1.0]
+    assert both.term_cosines.mean.tolist()[:2] == [-0.5, -0.5]
+    assert both.term_cosines.count.tolist()[2] == 0

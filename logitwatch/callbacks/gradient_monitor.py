@@ -134,7 +134,8 @@ class GradientMonitor(Monitor):
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """See `Monitor.recall`."""
-        self._history.load_state_dict(memory)
+        if memory:
+            self._history.load_state_dict(memory)
 
     def _introduction(self, summary: GradientSummary, tags: Tags, step: int) -> list[Text]:
         """What there is to say of the head, once for each stage."""

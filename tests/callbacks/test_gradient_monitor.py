@@ -312,6 +312,13 @@ def test_what_it_remembers_goes_on_in_another():
     assert [rules(monitor, 2.5) for monitor in (one, other)] == [["logit_growth"]] * 2
 
 
+def test_a_checkpoint_that_has_no_memory_of_it_is_no_fault():
+    monitor = GradientMonitor()
+    before = monitor.memory()
+    monitor.recall({})
+    assert monitor.memory() == before
+
+
 def test_a_layer_that_runs_fused_in_evaluation_still_does():
     def step(module, batch, stage):
         h = module.net["encoder"](batch[0].reshape(-1, 4, 16)).mean(1)

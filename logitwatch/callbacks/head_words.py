@@ -19,10 +19,10 @@ def head_rows(observation: Observation, sample: Observation) -> LinearRows | Non
         observation: Every row of the call.
         sample: Some of them, to be found among what the layer gave.
     """
-    call, logits = observation.head, sample.logits
+    call = observation.head
     if call is None or not call.whole:
         return None
-    classes = len(call.weight)
+    classes, logits = len(call.weight), sample.logits
     if sample.binary and observation.num_rows % classes == 0:
         logits = observation.logits.reshape(-1, classes)
     return linear_rows(*call[:4], logits) if logits.shape[1] == classes else None

@@ -14,7 +14,7 @@ from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.heads import LinearCall
 from logitwatch.capture.observation import Observation
-from logitwatch.losses import ConfidencePenalty, CrossEntropyLoss, ZLoss
+from logitwatch.losses import ConfidencePenalty, CrossEntropyLoss, LinearCrossEntropyLoss, ZLoss
 from logitwatch.sinks.glossary import QUANTITIES
 from logitwatch.sinks.readings import Alert, Histogram, Scalars
 from logitwatch.testing import assert_harmless, check_monitor
@@ -392,3 +392,18 @@ def test_a_loss_of_ours_is_the_same_run_with_its_gradients_watched():
 
 def criterion_step(module, batch, stage):
     return module.criterion(module.net(batch[0]), batch[1])
+
+
+def test_a_loss_that_never_builds_the_logits_has_its_gradients_and_no_head(tmp_path):
+    def step(module, batch, stage):
+        h = module.net(batch[0])
+        module.record(stage, module.criterion.linear(h), batch[1])
+        return module.criterion(h, batch[1])
+
+    subject = model(
+        L, step, network=nn.Sequential(nn.Linear(64, 16), nn.ReLU()), criterion=LinearCrossEntropyLoss(16, 10)
+    )
+    trainer(L, [watching()], folder=tmp_path, log_every_n_steps=1000).fit(subject, loader(64), loader(48, start=300))
+    for stage in ("train", "val"):
+        agrees(said_of(tmp_path, stage), *joined(subject.recorded[stage]))
+        assert not set(FACTORS) & set(said_of(tmp_path, stage))

@@ -4,6 +4,8 @@ from torch import nn
 
 from logitwatch.callbacks.loss_terms import ELEMENTS, loss_terms, our_loss
 from logitwatch.capture.observation import Observation
+from logitwatch.capture.split_rows import whole_observation
+from logitwatch.functional.row_statistics import row_statistics
 from logitwatch.losses import (
     BinaryCrossEntropyWithLogits,
     CrossEntropyLoss,
@@ -70,3 +72,9 @@ def test_without_targets_a_penalty_has_a_norm_and_no_cosine():
     ((norm, cosine),) = loss_terms(ZLoss(0.5), Observation.of(torch.zeros(3, 2))).values()
     assert norm.item() == pytest.approx(0.5 * 2 * 0.6931 * 0.5**0.5, rel=1e-3)
     assert cosine.isnan()
+
+
+def test_rows_without_logits_have_no_terms():
+    z, y = torch.zeros(3, 2), torch.zeros(3, dtype=torch.long)
+    rows = whole_observation(row_statistics(z, y), y, y >= 0, 2)
+    assert loss_terms(CrossEntropyLoss(), rows) == {}

@@ -115,7 +115,7 @@ class _Pass:
                 for shape, needed in zip(shapes, needs, strict=True)
             )
         )
-        self.size = _chunk_rows(len(hidden), classes, hidden.device)
+        self.size = _chunk_rows(len(hidden), classes, hidden.device, half=hidden.dtype != self.wide)
         self.step = max(1, chunk_elements(hidden.device) // classes)
         self.logits = hidden.new_empty(min(self.size, len(hidden)), classes)
         self.scratch = hidden.new_empty(min(self.step, len(hidden)), classes, dtype=self.wide)
@@ -250,9 +250,13 @@ class _Pass:
             bias.sub_(head.spread * pull.uniform.sum())
 
 
-def _chunk_rows(rows: int, classes: int, device: torch.device) -> int:
+def _chunk_rows(rows: int, classes: int, device: torch.device, *, half: bool = False) -> int:
     """Rows of a chunk, so many that the last one is no remnant."""
-    if device.type == "cpu":
+    if half and device.type == "cpu":
+        # Each chunk adds a product to a float32 sum, which costs as much for few rows as for many; and when that sum is
+        # lowered in the end, more is allocated than such a chunk takes.
+        most = MOST_ROWS
+    elif device.type == "cpu":
         most = max(FEWEST_ROWS, min(MOST_ROWS, CHUNK_ELEMENTS // classes))
     else:
         most = max(MOST_ROWS, 4 * chunk_elements(device) // classes)

@@ -13,7 +13,11 @@ __all__ = ["FUNCTIONS", "Call", "Lender", "read_function", "read_module", "watch
 
 
 class Call(NamedTuple):
-    """What a criterion was given and what it returned; nothing is copied."""
+    """What a criterion was given and what it returned; nothing is copied.
+
+    `kind` says what is known to have been computed: the name of one of `FUNCTIONS`, ``logit_loss`` for a `Lender`, or
+    nothing, as for a subclass of a criterion with a ``forward`` of its own.
+    """
 
     source: str
     logits: Tensor
@@ -28,6 +32,8 @@ class Call(NamedTuple):
     reduction: str = "none"
     result: Tensor | None = None
     lent: Mapping[str, Any] | None = None
+    kind: str = ""
+    label_smoothing: float = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -93,17 +99,25 @@ def read_module(
         logits, targets = given.get("logits"), given.get("targets")
         if not isinstance(logits, Tensor):
             return None
-        lent = module.lent or {}
+        known_of: dict[str, Any] = {
+            "weight": _tensor(getattr(module, "weight", None)),
+            "reduction": getattr(module, "reduction", "none"),
+            "result": result,
+            "lent": module.lent or {},
+            "kind": "logit_loss",
+        }
         if getattr(module, "binary", False):
             known = None if targets is None else targets != module.ignore_index
-            return Call(name, logits, targets, -1, None, True, known, result=result, lent=lent)
-        return Call(name, logits, targets, _class_dim(logits), module.ignore_index, result=result, lent=lent)
+            return Call(name, logits, targets, -1, None, True, known, **known_of)
+        return Call(name, logits, targets, _class_dim(logits), module.ignore_index, **known_of)
     given = _named(("input", "target"), args, kwargs)
     for option in ("weight", "ignore_index", "reduction", "label_smoothing", "pos_weight"):
         if option in module.__dict__ or option in module._buffers:
             given[option] = getattr(module, option)
-    kind = next(kind for base, kind in _MODULES.items() if isinstance(module, base))
-    return _read(name, kind, given, result)
+    base, kind = next(item for item in _MODULES.items() if isinstance(module, item[0]))
+    call = _read(name, kind, given, result)
+    # A subclass may do anything with what it is given.
+    return call if call is None or type(module).forward is base.forward else call._replace(kind="")
 
 
 def read_function(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Call | None:
@@ -136,7 +150,8 @@ def _read(name: str, kind: str, given: Mapping[str, Any], result: Any) -> Call |
         # Weights of elements and of positives broadcast over the batch: not recomputed from rows.
         plain = weight is None and given.get("pos_weight") is None
         recompute = _binary_loss if plain else None
-        return Call(name, logits, targets, -1, None, True, None, recompute, None, reduction, result)
+        weight = _tensor(weight if given.get("pos_weight") is None else given["pos_weight"])
+        return Call(name, logits, targets, -1, None, True, None, recompute, weight, reduction, result, kind=kind)
     smoothing = given.get("label_smoothing", 0.0)
     ignore_index = given.get("ignore_index", -100)
 
@@ -151,11 +166,16 @@ def _read(name: str, kind: str, given: Mapping[str, Any], result: Any) -> Call |
         return F.nll_loss(rows, rows_targets, w, ignore_index=ignore_index, reduction="none")
 
     again = recompute_log if kind == "nll_loss" else recompute_rows
-    return Call(name, logits, targets, _class_dim(logits), ignore_index, False, None, again, weight, reduction, result)
+    call = Call(name, logits, targets, _class_dim(logits), ignore_index, False, None, again, weight, reduction, result)
+    return call._replace(kind=kind, label_smoothing=smoothing)
 
 
 def _binary_loss(rows: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(rows, targets.to(rows.dtype), reduction="none")
+
+
+def _tensor(x: Any) -> Tensor | None:
+    return x if isinstance(x, Tensor) else None
 
 
 def _class_dim(logits: Tensor) -> int:

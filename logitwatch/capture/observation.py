@@ -265,6 +265,13 @@ class Observation:
             self._samples[rows] = self._take(self._random_rows(rows))
         return self._samples[rows]
 
+    def spread(self, rows: int) -> Observation:
+        """At most ``rows`` rows evenly spaced over all of them; nothing is drawn for it."""
+        n = self.num_rows
+        if rows >= n:
+            return self
+        return self._take(torch.arange(rows, device=self._block.device) * n // rows)
+
     def _row_statistics(self) -> RowStatistics:
         targets = self.targets
         if self.binary:

@@ -162,3 +162,35 @@ def test_a_loss_that_makes_its_logits_lends_them_without_values():
 
 def test_hidden_states_are_not_taken_for_logits_where_nothing_was_lent():
     assert read_module("head", LinearCrossEntropyLoss(3, 5), (Z, Y), {}, torch.zeros(())) is None
+
+
+def test_what_a_subclass_computes_is_known_where_it_has_no_forward_of_its_own():
+    class Named(nn.CrossEntropyLoss):
+        pass
+
+    class Mine(nn.NLLLoss):
+        def forward(self, input, target):
+            return super().forward(input.log_softmax(1), target)
+
+    for module, kind in ((nn.CrossEntropyLoss(), "cross_entropy"), (Named(), "cross_entropy"), (Mine(), "")):
+        call = read_module("loss", module, (Z, Y), {}, None)
+        assert call.kind == kind
+        assert call.recompute is not None
+    assert read_module("ours", Lends({}), (Z, Y), {}, None).kind == "logit_loss"
+
+
+def test_smoothing_and_weights_come_with_the_call():
+    weight = torch.ones(3)
+    call = read_module("loss", nn.CrossEntropyLoss(weight, label_smoothing=0.1), (Z, Y), {}, None)
+    assert call.label_smoothing == 0.1
+    assert call.weight is weight
+    ours = Lends({})
+    ours.weight, ours.reduction = weight, "sum"
+    call = read_module("ours", ours, (Z, Y), {}, None)
+    assert call.weight is weight
+    assert call.reduction == "sum"
+    ours.weight = 0.5  # of a penalty
+    assert read_module("ours", ours, (Z, Y), {}, None).weight is None
+    for name in ("weight", "pos_weight"):
+        call = read_function(F.binary_cross_entropy_with_logits, (Z, Z), {name: weight}, None)
+        assert call.weight is weight

@@ -243,6 +243,19 @@ def test_a_sample_of_an_image_takes_whole_pixels():
     assert torch.equal(sample.targets, y.reshape(-1)[index])
 
 
+def test_spread_rows_are_evenly_spaced_and_not_drawn():
+    z, y = batch(50, 5), torch.arange(50) % 5
+    few = Observation.of(z, y).spread(4)
+    assert torch.equal(few.logits, z[[0, 12, 25, 37]])
+    assert torch.equal(few.targets, y[[0, 12, 25, 37]])
+    seen = Observation.of(z, y)
+    assert seen.spread(50) is seen
+    pixels = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        Observation.of(pixels, class_dim=1).spread(2).logits, pixels.movedim(1, -1).reshape(-1, 5)[[0, 12]]
+    )
+
+
 def test_a_sample_takes_valid_rows_first():
     y = torch.full((50,), -100)
     y[[3, 17, 30]] = 1

@@ -14,6 +14,7 @@ from logitwatch.callbacks.alerts import Alerts
 from logitwatch.callbacks.cadence import Cadence
 from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.ledger import Account
+from logitwatch.callbacks.loss_doctor import LossDoctor
 from logitwatch.callbacks.outlet import Outlet
 from logitwatch.callbacks.pace import Pace
 from logitwatch.callbacks.reduction import agreed, world_size
@@ -48,14 +49,15 @@ class Session:
         self.monitors: list[Reporter] = []
         self.tap = Tap.of(module)
         self.faults = Faults()
-        self.witness = Witness(self.tap)
+        self.alerts = Alerts()
+        accumulation = partial(getattr, trainer, "accumulate_grad_batches", 1)
+        self.witness = Witness(self.tap, LossDoctor(self.faults, self.alerts.counts, accumulation))
         self.outlet = Outlet(trainer, self.faults)
         self.windows = Windows(self.faults, module)
         self.pace = Pace(lambda: module.device)
         # The report on its way out: its step, whose windows it has, what they say. Set in one store, so never half.
         self._leaving: tuple[int, list[Reporter], list[Reading]] | None = None
         self._last_report = -1
-        self.alerts = Alerts()
 
     @classmethod
     def join(cls, trainer: Any, module: Any, monitor: Reporter) -> Session:
@@ -158,7 +160,7 @@ class Session:
         deciding = [monitor for monitor in self.monitors if monitor.looks_at_training] or self.monitors
         by_hand = [m.every_n_steps for m in deciding if m.every_n_steps is not None]
         rows = [m.rows for m in deciding if m.rows is not None]
-        self.pace.cadence = Cadence(
+        self.pace.cadence = cadence = Cadence(
             budget=min(m.budget for m in deciding),
             every_n_steps=min(by_hand, default=None),
             rows=max(rows, default=None),
@@ -167,12 +169,11 @@ class Session:
         for monitor in self.monitors:
             saved, monitor.saved = monitor.saved, {}
             if saved:
-                self._resume(monitor, saved)
+                self._resume(cadence, monitor, saved)
 
-    def _resume(self, monitor: Reporter, saved: dict[str, Any]) -> None:
+    def _resume(self, cadence: Cadence, monitor: Reporter, saved: dict[str, Any]) -> None:
         """Take up what a checkpoint brought: the same cadence on every rank, and the window of all of them on one."""
-        assert self.pace.cadence is not None
-        for name, take_up in (("cadence", self.pace.cadence.load_state_dict), ("memory", monitor.recall)):
+        for name, take_up in (("cadence", cadence.load_state_dict), ("memory", monitor.recall)):
             try:
                 take_up(saved[name])
             except Exception as error:
@@ -252,8 +253,7 @@ class Session:
         windows, (total,) = self.windows.merged(
             self.monitors, "train", 1, self.module.device, also=[(account, Account.empty())]
         )
-        readings: list[Reading] = [*self._told("train")]
-        reported: list[Reporter] = []
+        readings, reported = self._told("train"), list[Reporter]()
         for (monitor, _), state in windows.items():
             if self._rows(monitor, state) < (1 if last else monitor.fewest_rows):
                 continue
@@ -275,8 +275,8 @@ class Session:
         self.outlet.write(readings, again=again)
         self._leaving = None
 
-    def _told(self, stage: str) -> list[Text]:
-        return self.faults.attempt("capture", self.witness.texts, stage, otherwise=[])
+    def _told(self, stage: str) -> list[Reading]:
+        return self.faults.attempt("capture", self.witness.readings, stage, otherwise=list[Reading]())
 
     def _rows(self, monitor: Reporter, state: State) -> float:
         """Rows of a reduced state; one that cannot say is taken for full, so that its window does not grow for ever."""
@@ -318,7 +318,7 @@ class Session:
         step, batches = self.trainer.global_step, getattr(self.trainer, f"num_{stage}_batches")
         loaders = len(batches) if isinstance(batches, list) else 1
         windows, _ = self.windows.merged(self.monitors, stage, loaders, self.module.device)
-        readings: list[Reading] = [*self._told(stage)]
+        readings = self._told(stage)
         for (monitor, loader), state in windows.items():
             self.windows.clear(monitor, stage, loader)
             rows = self._rows(monitor, state)

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from logitwatch.callbacks.loss_doctor import LossDoctor
 from logitwatch.capture.criteria import Call
 from logitwatch.capture.look import Level, Look
 from logitwatch.capture.observation import Observation
 from logitwatch.capture.proof import Proof, prove
 from logitwatch.capture.tap import SILENT_LOOKS, Tap
 from logitwatch.functional.sharded_rows import SplitRows
-from logitwatch.sinks.readings import Text
+from logitwatch.sinks.readings import Reading, Text
 
 __all__ = ["Witness"]
 
@@ -33,10 +34,15 @@ class _Statement(NamedTuple):
 
 
 class Witness:
-    """Keeps what has been said already of the sources of one tap, and what is to be said at the next report."""
+    """Keeps what has been said already of the sources of one tap, and what is to be said at the next report.
 
-    def __init__(self, tap: Tap) -> None:
-        self._tap = tap
+    Args:
+        tap: Where the sources are.
+        doctor: Looks into the losses that were captured; None for nobody.
+    """
+
+    def __init__(self, tap: Tap, doctor: LossDoctor | None = None) -> None:
+        self._tap, self._doctor = tap, doctor
         self._said: set[tuple[str, str]] = set()
         self._empty: dict[str, int] = {}
         self._missed: Counter[tuple[str, str]] = Counter()
@@ -72,6 +78,12 @@ class Witness:
             if call.source in followed and self._first(stage, call.source):
                 statement = _statement(look, call, observation, note)
                 self._untold.setdefault(stage, []).append(statement)
+        if self._doctor is not None:
+            self._doctor.examine(look, seen)
+
+    def readings(self, stage: str) -> list[Reading]:
+        """What is to be told of a stage at this report: `texts`, and what the doctor says."""
+        return [*self.texts(stage), *([] if self._doctor is None else self._doctor.alerts(stage))]
 
     def texts(self, stage: str) -> list[Text]:
         """What is still to be told of a stage, each thing once. Reads numbers to the host, warns of bad ones."""

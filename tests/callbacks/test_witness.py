@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from logitwatch.callbacks.faults import Faults
+from logitwatch.callbacks.loss_doctor import LossDoctor
 from logitwatch.callbacks.witness import Witness
 from logitwatch.capture.criteria import Call, read_function
 from logitwatch.capture.look import Level, Look
@@ -163,3 +165,21 @@ def test_the_loss_told_is_that_of_the_step_whatever_becomes_of_its_memory(tap):
     loss.zero_()
     (text,) = witness.texts("train")
     assert "100.0% of the loss" in text.markdown
+
+
+def test_what_the_doctor_says_comes_with_what_the_witness_says(tap):
+    witness = Witness(tap, LossDoctor(Faults("raise")))
+    for step in range(3):
+        seen = look(call(Z.softmax(1)), step=step)
+        witness.testify(seen, [(one, tap.observation(seen, one)) for one in seen.calls()], {"cross_entropy"})
+    text, alert = witness.readings("train")
+    assert text.tag == "logitwatch/capture/train"
+    assert alert.rule == "loss_double_softmax"
+    assert witness.readings("train") == []
+
+
+def test_without_a_doctor_there_is_nothing_but_the_texts(tap):
+    witness = Witness(tap)
+    seen = look(call())
+    witness.testify(seen, [(one, tap.observation(seen, one)) for one in seen.calls()], {"cross_entropy"})
+    assert len(witness.readings("train")) == 1

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import skip_code
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from logitwatch.capture.criteria import FUNCTIONS, Call, Lender, read_function, read_module
 from logitwatch.capture.explicit import explicit_call, observe
+from logitwatch.capture.fused import Listening
 from logitwatch.capture.heads import LinearCall, read_linear
 
 __all__ = ["CriterionMode", "Level", "Look"]
@@ -119,7 +120,7 @@ class Look:
         self.note(Level.OUTPUTS, _returned, result)
 
 
-class CriterionMode(TorchFunctionMode):
+class CriterionMode(Listening):
     """Sees calls of torch's criteria, however they were imported, and of our losses, while the context lasts.
 
     Compiled code traces the body of this mode. There a list that grows would compile anew at each step, as its length

@@ -14,6 +14,7 @@ from torch._dynamo.eval_frame import skip_code
 
 from logitwatch.capture.criteria import Call, Lender, read_module, watched_criteria
 from logitwatch.capture.explicit import receiving
+from logitwatch.capture.fused import unheard
 from logitwatch.capture.heads import linear_names, made_by
 from logitwatch.capture.hooks import (
     ForwardHook,
@@ -239,6 +240,7 @@ class Tap:
                 undo.callback(look.lend, lender, None)
         undo.enter_context(receiving(partial(look.note, Level.EXPLICIT)))
         if self._needs_mode(look.stage):
+            undo.enter_context(unheard())
             mode = CriterionMode(look, self._lenders)
             undo.callback(mode.leave)
             mode.__enter__()  # type: ignore[no-untyped-call, unused-ignore]

@@ -10,10 +10,10 @@ __all__ = ["LightningSink"]
 
 
 class LightningSink:
-    """Sends scalars through ``logger.log_metrics``, one call a step. The rest is left to the JSONL file.
+    """Sends scalars through ``logger.log_metrics``, one call a step, and saves. The rest is left to the JSONL file.
 
     Args:
-        logger: Anything with ``log_metrics(metrics, step)``. Its own prefix is applied by itself.
+        logger: Anything with ``log_metrics(metrics, step)`` and maybe ``save()``. Its own prefix is applied by itself.
 
     Examples:
         >>> class Printer:
@@ -36,9 +36,12 @@ class LightningSink:
             else:
                 kind = type(reading).__name__
                 self._notices.once(kind, f"shows scalars alone; each {kind} is in logitwatch.jsonl of the log folder")
-        for step, metrics in by_step.items():
-            if metrics:
-                self._logger.log_metrics(metrics, step)
+        told = {step: metrics for step, metrics in by_step.items() if metrics}
+        for step, metrics in told.items():
+            self._logger.log_metrics(metrics, step)
+        # As the Trainer does: until then the logger may keep what it was told in memory, for as long as a run lasts.
+        if told and hasattr(self._logger, "save"):
+            self._logger.save()
 
     def close(self) -> None:
-        """See `Sink.close`. The logger saves when its Trainer tells it to."""
+        """See `Sink.close`. Every report was saved."""

@@ -15,8 +15,7 @@ def test_a_csv_logger_of_either_namespace_gets_the_scalars(tmp_path, loggers):
     sink = LightningSink(logger)
     for step in (1, 2):
         sink.write([Scalars(values={"a": step / 2, "b": 5.0}, step=step)])
-    sink.close()
-    logger.save()
+    # Each report is on disk at once: a run that is killed has told what it told.
     (path,) = tmp_path.rglob("metrics.csv")
     with open(path) as file:
         found = list(csv.DictReader(file))
@@ -46,3 +45,15 @@ def test_what_is_not_shown_is_said_once_and_where_it_is(caplog):
     said = [record.message for record in caplog.records]
     assert len(said) == len(set(said)) == 7
     assert all(line.startswith("Recorder: ") and "logitwatch.jsonl" in line for line in said)
+
+
+def test_a_report_of_no_scalars_saves_nothing():
+    class Saves(Recorder):
+        def save(self):
+            self.calls.append("save")
+
+    logger = Saves()
+    sink = LightningSink(logger)
+    sink.write([Scalars(values={}, step=1)])
+    sink.write([Scalars(values={"a": 1.0}, step=2)])
+    assert logger.calls == [(2, {"a": 1.0}), "save"]

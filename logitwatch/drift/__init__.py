@@ -1,0 +1,20 @@
+"""Whether a series of numbers is still what it was: sequential detectors, plain Python, resumable."""
+
+from logitwatch.drift.baseline import Baseline, Whitener
+from logitwatch.drift.detectors import Cusum, EProcess, PageHinkley, RollingZScore
+from logitwatch.drift.evidence import Evidence, Side, signs_of
+from logitwatch.drift.verdict import Detector, Verdict
+
+__all__ = [
+    "Baseline",
+    "Cusum",
+    "Detector",
+    "EProcess",
+    "Evidence",
+    "PageHinkley",
+    "RollingZScore",
+    "Side",
+    "Verdict",
+    "Whitener",
+    "signs_of",
+]

@@ -68,3 +68,20 @@ def test_calibration_state_compares_the_sketch_with_torchmetrics_and_relplot() -
     # Below the columns of the other table: 500 rows twice in float32, and a state that does not know how many.
     assert (sizes["task"], sizes["size"], sizes["arm"]) == ("bytes", "500", "4000")
     assert int(sizes["cpu ×"]) == pack(CalibrationSketch.empty()).sums.nbytes
+
+
+def test_drift_rules_counts_false_alarms_and_what_was_found(tmp_path: Path) -> None:
+    file = tmp_path / "drift_rules.json"
+    rules = ["Lightning SpikeDetection", "Megatron", "OLMo, 6 sigma of 128", "3 sigma of 100", "Cusum"]
+    table = printed_table(
+        *("drift_rules.py", "--noises", "Gaussian", "--rules", *rules),
+        *("--seeds", "2", "--steps", "2000", "--json", str(file)),
+    )
+    found = {row["rule"]: row["20 sd, 10 steps"] for row in table}
+    assert found == dict(zip(rules, ["0/2", "0/2", "2/2", "2/2", "2/2"], strict=True))
+    blind = {row["rule"]: row["0.01 a step"] for row in table}
+    assert (blind["OLMo, 6 sigma of 128"], blind["Cusum"]) == ("0/2", "2/2")
+    false = {row["rule"]: float(row["false alarms"]) for row in table}
+    assert false["Cusum"] == 0 < false["3 sigma of 100"]
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert [row["rule"] for row in written["table"]] == rules

@@ -54,7 +54,7 @@ def arms() -> dict[str, Loss]:
         loss.linear.weight = weight
         loss.lent = {}
         value = loss(hidden, targets)
-        assert "statistics" in loss.lent
+        assert "row_statistics" in loss.lent
         return value
 
     return {

@@ -30,7 +30,8 @@ class LogitMonitor(Monitor):
     ``entropy``, ``margin``, ``nll``, ``overconfidence`` (nats); ``confidence``, ``accuracy``, ``saturation``
     (fraction); ``nonfinite``, ``ignored``, ``bad_target``, ``rows`` (rows); and the histograms ``histogram``,
     ``margin_histogram``, ``confidence_histogram``, ``entropy_histogram``. Terms of a loss of ours go to
-    ``losses/<stage>/<term>``. The suite's own cost goes to ``logitwatch/``.
+    ``losses/<stage>/<term>``, and beside them what the loss tells of itself: with a soft cap ``soft_cap_saturation``
+    (fraction). The suite's own cost goes to ``logitwatch/``.
 
     Args:
         budget: Largest fraction of training-step time the suite may cost; the cadence is chosen from it in the first

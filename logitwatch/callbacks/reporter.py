@@ -50,7 +50,7 @@ class Reporter(ABC):
         Args:
             observation: Every row of the call.
             sample: The rows whose distribution is to be taken: in training a random subset, else all of them.
-            terms: Value of each term of the loss, where it is one of ours.
+            terms: Value of each term of the loss, where it is one of ours, and what other numbers it lends.
             histograms: Whether histograms are wanted of this look.
         """
 

@@ -224,7 +224,7 @@ class Session:
         """Merge what each monitor that follows a call makes of it; gives of how many rows the distribution is taken."""
         sample = observation if training is None or observation.unbuilt else observation.sample(training.rows)
         histograms = training is None or training.histograms
-        terms = (call.lent or {}).get("terms")
+        terms = {name: n for kind in ("terms", "numbers") for name, n in (call.lent or {}).get(kind, {}).items()}
         for monitor in self.monitors:
             place = type(monitor).__name__
             if call.source == (monitor.source or primary) and self.faults.armed(place):

@@ -45,12 +45,12 @@ class Call(NamedTuple):
 class Lender(Protocol):
     """A loss that lends its statistics: it fills ``lent``, if it is a dictionary, during forward.
 
-    ``lent["terms"]`` maps the name of each term to its value, ``lent["rows"]`` names of per-row quantities to
-    ``[rows]`` tensors. The losses of `logitwatch.losses` are lenders. One that has an attribute ``binary`` that is true
-    takes each logit for a yes-or-no decision, with a target of its own. One that makes the logits itself, whose
-    ``takes_logits`` is False, lends them as ``lent["logits"]``, without values, classes last, and with them the
-    `RowStatistics` of all rows, ``lent["statistics"]``, and a function of row indices that makes the logits of those
-    rows, ``lent["logits_of"]``.
+    ``lent["terms"]`` maps the name of each term to its value, ``lent["numbers"]`` names to what else is to be logged,
+    ``lent["rows"]`` names of per-row quantities to ``[rows]`` tensors. The losses of `logitwatch.losses` are lenders.
+    One that has an attribute ``binary`` that is true takes each logit for a yes-or-no decision, with a target of its
+    own. One that makes the logits itself, whose ``takes_logits`` is False, lends them as ``lent["logits"]``, without
+    values, classes last, and with them the `RowStatistics` of all rows, ``lent["row_statistics"]``, and a function of
+    row indices that makes the logits of those rows, ``lent["logits_of"]``.
     """
 
     lent: dict[str, Any] | None

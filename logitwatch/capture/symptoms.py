@@ -81,7 +81,7 @@ def symptoms(call: Call, observation: Observation, *, shadow: bool = False) -> S
     """
     y = observation.targets
     # A loss that makes the logits itself is not given any.
-    if y is None or not observation.num_rows or "statistics" in (call.lent or {}):
+    if y is None or not observation.num_rows or "row_statistics" in (call.lent or {}):
         return None
     wide = accumulator_dtype(y.device)
     result = call.result.detach() if isinstance(call.result, Tensor) and not is_distributed(call.result) else None

@@ -153,7 +153,7 @@ class Tap:
         if "logits_of" in lent and call.targets is not None:
             targets = call.targets.detach().reshape(-1)
             return whole_observation(
-                lent["statistics"],
+                lent["row_statistics"],
                 targets,
                 targets.ne(-100 if call.ignore_index is None else call.ignore_index),
                 call.logits.shape[-1],

@@ -21,8 +21,8 @@ class LogitLoss(LendingLoss, ABC):
     * ``"rows"``, only where they cost nothing: detached float32 ``[rows]`` tensors ``max_logit``, ``log_partition``,
       ``entropy`` and ``nll`` over all rows in torch's order ``(N, d1, ...)``; ``nll`` is NaN for an ignored row.
 
-    * ``"statistics"``, only from losses that have some: further detached numbers of this forward by name, such as the
-      share of logits that a soft cap has saturated.
+    * ``"numbers"``, only from losses that have some: further detached numbers of this forward by name, such as the
+      share of logits that a soft cap has saturated. They are logged beside the terms.
 
     See `LendingLoss` for the arguments and for how it is asked.
 
@@ -47,7 +47,7 @@ class LogitLoss(LendingLoss, ABC):
         """
 
     def lend(
-        self, value: Tensor, rows: dict[str, Tensor] | None = None, statistics: dict[str, Tensor] | None = None
+        self, value: Tensor, rows: dict[str, Tensor] | None = None, numbers: dict[str, Tensor] | None = None
     ) -> None:
         """Leave what is known of this forward where a monitor looks for it; nothing unless one asked."""
         if not self.asked or self.lent is None:
@@ -55,8 +55,8 @@ class LogitLoss(LendingLoss, ABC):
         self.lent["terms"] = {self.term_name: value.detach().mean()}
         if rows:
             self.lent["rows"] = rows
-        if statistics:
-            self.lent["statistics"] = statistics
+        if numbers:
+            self.lent["numbers"] = numbers
 
     def __add__(self, other: "LogitLoss") -> "LossSum":
         return LossSum([self, other]) if isinstance(other, LogitLoss) else NotImplemented
@@ -130,8 +130,8 @@ class LossSum(LogitLoss):
             self.lent["terms"] = dict(zip(self.term_names(), means, strict=True))
             if rows := next((of_term["rows"] for of_term in lent if "rows" in of_term), None):
                 self.lent["rows"] = rows
-            if statistics := {k: v for of_term in lent for k, v in of_term.get("statistics", {}).items()}:
-                self.lent["statistics"] = statistics
+            if numbers := {k: v for of_term in lent for k, v in of_term.get("numbers", {}).items()}:
+                self.lent["numbers"] = numbers
         total = values[0]
         for value in values[1:]:
             total = total + value

@@ -77,7 +77,8 @@ class LinearCrossEntropyLoss(LendingLoss):
     Where a monitor asks it lends
 
     * ``"terms"``: the values of ``cross_entropy`` and of ``z_loss``, the mean where nothing is reduced;
-    * ``"statistics"``: the `RowStatistics` of every row, exact, of the logits the model predicts with;
+    * ``"numbers"``, with a soft cap: ``soft_cap_saturation``, the mean `soft_cap_saturation` of the rows that count;
+    * ``"row_statistics"``: the `RowStatistics` of every row, exact, of the logits the model predicts with;
     * ``"rows"``: those of them that every loss lends, by name;
     * ``"logits"``: a tensor on the meta device, which has their shape and no values, and
       ``"logits_of"``: a function of row indices that computes the logits of those rows.
@@ -106,7 +107,7 @@ class LinearCrossEntropyLoss(LendingLoss):
         >>> loss = LinearCrossEntropyLoss(2, 4, z_loss=1e-4)
         >>> loss.lent = {}
         >>> value = loss(torch.zeros(3, 2), torch.tensor([1, 2, -100]))
-        >>> loss.lent["terms"]["cross_entropy"], loss.lent["statistics"].entropy
+        >>> loss.lent["terms"]["cross_entropy"], loss.lent["row_statistics"].entropy
         (tensor(1.3863), tensor([1.3863, 1.3863, 1.3863]))
     """
 

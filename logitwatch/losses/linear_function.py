@@ -123,8 +123,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias)
         ctx.part, ctx.gradients = part._replace(lent=None), gradients if now else None
         losses = _losses(rows, part)
-        if part.lent is not None:
-            part.lent.update(_lent(losses, statistics, part))
+        if part.lent is not None and statistics is not None:
+            part.lent.update(_lent(losses, rows, statistics, part))
         total = sum(losses.values())
         assert isinstance(total, Tensor)
         return total.sum() if part.reduce else total
@@ -175,11 +175,15 @@ def _losses(rows: PassRows, part: _Part) -> dict[str, Tensor]:
     return terms
 
 
-def _lent(losses: dict[str, Tensor], statistics: RowStatistics | None, part: _Part) -> dict[str, Any]:
-    assert statistics is not None
-    rows = {name: getattr(statistics, name) for name in ("max_logit", "log_partition", "entropy", "nll")}
+def _lent(losses: dict[str, Tensor], rows: PassRows, statistics: RowStatistics, part: _Part) -> dict[str, Any]:
+    known = {name: getattr(statistics, name) for name in ("max_logit", "log_partition", "entropy", "nll")}
     values = {name: values.sum() if part.reduce else values.mean() for name, values in losses.items()}
-    return {"terms": values, "rows": rows, "statistics": statistics}
+    lent = {"terms": values, "rows": known, "row_statistics": statistics}
+    if rows.saturated is None:
+        return lent
+    counted = part.head.counted
+    shares = torch.where(counted, rows.saturated / statistics.classes.clamp(min=1), 0.0)
+    return {**lent, "numbers": {"soft_cap_saturation": shares.sum() / counted.sum().clamp(min=1)}}
 
 
 def _unbuilt(

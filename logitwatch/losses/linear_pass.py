@@ -73,6 +73,7 @@ class PassRows(NamedTuple):
     log_partition: Tensor
     nll: Tensor
     uniform: Tensor  # sum_k s_k (-log p_k), 0 without smoothing
+    saturated: Tensor | None = None  # logits that a cap has saturated; where there is a cap and statistics are wanted
 
 
 def linear_pass(
@@ -125,6 +126,7 @@ class _Pass:
         # The sum of s_k: 1 without class weights.
         self.share = 0.0 if head.spread is None else head.spread.sum()
         self.found: list[tuple[Tensor, ...]] = []
+        self.saturated: list[Tensor] = []
         self.lent: list[RowStatistics] = []
 
     def chunk(self, rows: slice) -> None:
@@ -154,6 +156,8 @@ class _Pass:
                 self.lent.append(row_statistics(z, targets.masked_fill(~counted, -1)))
                 lend = False
             kept = head.map.apply(z)
+            if self.lend and (saturated := head.map.saturated(kept, head.absent)) is not None:
+                self.saturated.append(saturated)
         uniform = torch.zeros_like(z[:, 0])
         if head.spread is not None and kept is not None:
             uniform = torch.mv(z if head.absent is None else z.masked_fill(head.absent, 0.0), head.spread)
@@ -225,7 +229,8 @@ class _Pass:
             self._rest(residual, mean, self.pull)
         uniform = self.share * log_partition - uniform
         lent = RowStatistics(*map(torch.cat, zip(*self.lent, strict=True))) if self.lend else None
-        return PassRows(log_partition, nll, uniform), self.gradients, lent
+        saturated = torch.cat(self.saturated) if self.saturated else None
+        return PassRows(log_partition, nll, uniform, saturated), self.gradients, lent
 
     def _rest(self, residual: Tensor, mean: Tensor | None, pull: RowPull) -> None:
         """The share of the target that is not in the products, and the mean class that smoothing pulls towards."""

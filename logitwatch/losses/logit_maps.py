@@ -1,11 +1,15 @@
 """What may stand between the logits a head gives and the softmax: a soft cap, or division by the norm."""
 
+import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 __all__ = ["LogitMap", "LogitNorm", "SoftCap"]
+
+# Beyond this hyperbolic tangent less than a tenth of the gradient comes through; see `soft_cap_saturation`.
+SATURATED = math.sqrt(0.9)
 
 
 class LogitMap(Protocol):
@@ -22,7 +26,11 @@ class LogitMap(Protocol):
         ...
 
     def pull(self, gradient: Tensor, kept: Tensor) -> None:
-        """Turn the gradient of the mapped block into that of the block, in place."""
+        """Turn the gradient of the mapped block into that of the block, in place; `kept` is spent."""
+        ...
+
+    def saturated(self, kept: Tensor, absent: Tensor | None) -> Tensor | None:
+        """How many present logits of each row hardly let a gradient through; None from a map that has no bound."""
         ...
 
 
@@ -57,6 +65,11 @@ class SoftCap:
     def pull(self, gradient: Tensor, kept: Tensor) -> None:
         """See `LogitMap.pull`."""
         gradient.mul_(kept.square_().neg_().add_(1.0))
+
+    def saturated(self, kept: Tensor, absent: Tensor | None) -> Tensor:
+        """See `LogitMap.saturated`."""
+        count = (kept.abs() > SATURATED).sum(1)
+        return count if absent is None else count - absent.sum()  # of an absent class the tangent is -1
 
 
 class LogitNorm:
@@ -93,3 +106,6 @@ class LogitNorm:
         direction, norm = kept[:, :-1], kept[:, -1:]
         along = torch.linalg.vecdot(direction, gradient).unsqueeze(1)
         gradient.sub_(direction * along).div_(norm * self.temperature)
+
+    def saturated(self, kept: Tensor, absent: Tensor | None) -> None:
+        """See `LogitMap.saturated`."""

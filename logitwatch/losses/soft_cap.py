@@ -89,7 +89,7 @@ class SoftCap(nn.Module):
 class LogitSquashing(LogitLoss):
     """A loss of soft-capped logits, as `SoftCap` before it. Everything inside it, a `ZLoss` too, sees capped logits.
 
-    It lends the terms of the loss inside, and as a statistic ``soft_cap_saturation``: the mean `soft_cap_saturation`
+    It lends the terms of the loss inside, and as a number ``soft_cap_saturation``: the mean `soft_cap_saturation`
     of the rows that count. Predict with `SoftCap` of the same cap.
 
     Args:
@@ -106,7 +106,7 @@ class LogitSquashing(LogitLoss):
         >>> loss.lent = {}
         >>> loss(torch.tensor([[300.0, 0.0]]), torch.tensor([1]))
         tensor(30.0900)
-        >>> loss.lent["statistics"]
+        >>> loss.lent["numbers"]
         {'soft_cap_saturation': tensor(0.5000)}
     """
 
@@ -130,7 +130,7 @@ class LogitSquashing(LogitLoss):
             saturation = {"soft_cap_saturation": self._saturation(logits.detach(), targets)}
             self.lent["terms"] = lent.get("terms", {self.term_name: value.detach().mean()})
             # The rows of the inner loss are of capped logits, and are not lent.
-            self.lent["statistics"] = {**lent.get("statistics", {}), **saturation}
+            self.lent["numbers"] = {**lent.get("numbers", {}), **saturation}
         return value
 
     def extra_repr(self) -> str:

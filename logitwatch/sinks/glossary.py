@@ -100,6 +100,9 @@ QUANTITIES: dict[str, Quantity] = {
     "recalibration/temperature": Quantity("", "temperature of the calibrator in the checkpoint"),
     "recalibration/rows": Quantity("rows", "held-out rows the calibrator was fitted to"),
     "losses/term": Quantity("nats", "mean value of one term of a composed loss, weight included"),
+    "losses/soft_cap_saturation": Quantity(
+        "fraction", "share of logits so far beyond the soft cap that less than a tenth of their gradient comes through"
+    ),
     "logitwatch/overhead": Quantity("fraction", "time spent in the suite as a fraction of the step time"),
     "logitwatch/coverage": Quantity("fraction", "share of the rows trained on whose distribution was looked at"),
     "logitwatch/faults": Quantity("count", "exceptions of the suite that were isolated"),
@@ -122,6 +125,6 @@ def describe(tag: str) -> Quantity:
     name = rest[min(1, len(rest) - 1)] if rest else ""
     if family == "alerts":
         return _ALERTS
-    if family == "losses":
+    if family == "losses" and f"losses/{name}" not in QUANTITIES:
         name = "term"
     return QUANTITIES.get(f"{family}/{name}", Quantity("", ""))

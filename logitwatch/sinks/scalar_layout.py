@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from logitwatch.sinks.glossary import describe
+
 __all__ = ["Chart", "scalar_layout"]
 
 
@@ -83,8 +85,11 @@ def scalar_layout(tags: Iterable[str]) -> dict[str, list[Chart]]:
         for stage in _stages(seen, family):
             layout[f"{title}: {stage}"] = _present(charts, f"{family}/{stage}", seen)
     for stage in _stages(seen, "losses"):
-        terms = tuple(sorted(tag for tag in seen if tag.startswith(f"losses/{stage}/")))
-        layout[f"Loss: {stage}"] = [Chart("terms of the loss (nats)", terms)]
+        told = sorted(tag for tag in seen if tag.startswith(f"losses/{stage}/"))
+        shares = tuple(tag for tag in told if describe(tag).unit == "fraction")
+        terms = Chart("terms of the loss (nats)", tuple(tag for tag in told if tag not in shares))
+        capped = Chart("logits that a soft cap has saturated (fraction)", shares)
+        layout[f"Loss: {stage}"] = [chart for chart in (terms, capped) if chart.tags]
     rules = tuple(sorted(tag for tag in seen if tag.startswith("alerts/")))
     layout["Alerts"] = [Chart("alerts raised (count)", rules)] if rules else []
     layout["The suite itself"] = _present(_SUITE, "logitwatch", seen)

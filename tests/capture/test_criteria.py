@@ -157,7 +157,7 @@ def test_a_loss_that_makes_its_logits_lends_them_without_values():
     assert call.logits.is_meta
     assert call.targets is Y
     assert call.device == Z.device
-    assert call.lent["statistics"].entropy.shape == (4,)
+    assert call.lent["row_statistics"].entropy.shape == (4,)
 
 
 def test_hidden_states_are_not_taken_for_logits_where_nothing_was_lent():

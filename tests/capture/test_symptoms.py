@@ -144,7 +144,7 @@ def test_weights_that_are_none_are_counted(weight, bad):
 def test_without_targets_or_rows_or_logits_there_is_nothing_to_say():
     assert symptoms(Call("m", Z, None), Observation.of(Z)) is None
     assert symptoms(Call("m", Z[:0], Y[:0]), Observation.of(Z[:0], Y[:0])) is None
-    made_inside = Call("m", Z, Y, kind="logit_loss", lent={"statistics": None})
+    made_inside = Call("m", Z, Y, kind="logit_loss", lent={"row_statistics": None})
     assert symptoms(made_inside, Observation.of(Z, Y)) is None
 
 

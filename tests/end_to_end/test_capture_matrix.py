@@ -1,6 +1,7 @@
 """What the tap must see without a change to the user's code: numbers against the logits the model itself kept."""
 
 import logging
+import math
 from functools import partial
 
 import pytest
@@ -262,6 +263,21 @@ def test_our_losses_come_with_their_terms(tmp_path, caplog):
         assert reported[f"losses/{stage}/z_loss"] == pytest.approx(float(z_loss), **CLOSE)
     assert watched_model.criterion.lent is None
     says(tmp_path, "criterion", proven=False)
+
+
+def test_a_capped_loss_tells_how_many_logits_are_saturated(tmp_path):
+    from logitwatch.losses import CrossEntropyLoss, LogitSquashing, ZLoss
+
+    criterion = LogitSquashing(CrossEntropyLoss() + ZLoss(0.01), cap=0.3)
+    watched_model = model(L, positional_step, criterion=criterion)
+    reported = watched(watched_model, tmp_path)
+    for stage in ("train", "val"):
+        # of equally many rows in each batch; past atanh(sqrt(0.9)) caps a tenth of the gradient comes through
+        rows, _ = joined(watched_model.recorded[stage])
+        share = (rows.abs() > 0.3 * math.atanh(math.sqrt(0.9))).double().mean().item()
+        assert 0.05 < share < 0.95
+        assert reported[f"losses/{stage}/soft_cap_saturation"] == pytest.approx(share, **CLOSE)
+        assert {f"losses/{stage}/{term}" for term in ("cross_entropy", "z_loss")} < reported.keys()
 
 
 @pytest.mark.parametrize("name", ["lightning.pytorch", "pytorch_lightning"])

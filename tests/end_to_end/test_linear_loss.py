@@ -8,7 +8,7 @@ from torch import nn
 
 import logitwatch
 from logitwatch.callbacks.recalibrator import Recalibrator
-from logitwatch.losses import LinearCrossEntropyLoss
+from logitwatch.losses import LinearCrossEntropyLoss, soft_cap_saturation
 
 L = namespace("lightning.pytorch")
 HIDDEN, CLASSES = 16, 10
@@ -90,3 +90,16 @@ def test_watching_changes_no_weight(tmp_path):
     watched, alone = run(tmp_path, z_loss=1e-3), run(None, monitors=[], z_loss=1e-3)
     for one, other in zip(watched.parameters(), alone.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_its_cap_tells_how_many_logits_are_saturated(tmp_path):
+    subject = run(tmp_path, soft_cap=0.5)
+    said = last(tmp_path)
+    for stage in ("train", "val"):
+        z, y = joined(subject.recorded[stage])
+        shares = [
+            soft_cap_saturation(z, cap=0.5)[y != -100].mean().item()
+            for z, y in zip(z.split(16), y.split(16), strict=True)
+        ]
+        assert 0.05 < sum(shares) / len(shares) < 0.95
+        assert said[f"losses/{stage}/soft_cap_saturation"] == pytest.approx(sum(shares) / len(shares), rel=1e-5)

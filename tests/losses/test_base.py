@@ -151,7 +151,7 @@ class Weighted(LogitLoss):
     def forward(self, logits: Tensor, targets: Tensor | None = None, amount: Tensor | None = None) -> Tensor:
         assert amount is not None
         value = amount * logits.sum()
-        self.lend(value, statistics={"amount": amount})
+        self.lend(value, numbers={"amount": amount})
         return value
 
 
@@ -161,7 +161,7 @@ def test_a_sum_hands_further_tensors_to_the_terms_that_take_them() -> None:
     loss.lent = {}
     value = loss(logits, targets, amount=torch.tensor(3.0))
     torch.testing.assert_close(value, CrossEntropyLoss()(logits, targets) + 6 * logits.sum())
-    assert loss.lent["statistics"] == {"amount": 3.0}
+    assert loss.lent["numbers"] == {"amount": 3.0}
     assert (loss + ZLoss()).further_inputs == ("amount",)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from logitwatch.functional.row_statistics import row_statistics
 from logitwatch.losses import linear_pass
 from logitwatch.losses.linear_cross_entropy import LinearCrossEntropyLoss, linear_cross_entropy
+from logitwatch.losses.soft_cap import soft_cap_saturation
 
 ABSENT = float("-inf")
 ROWS, FEATURES, CLASSES = 11, 4, 9
@@ -281,14 +282,34 @@ def test_the_statistics_lent_are_those_of_the_logits(bias: str, extra: dict[str,
         z = (1.5 * torch.tanh(z / 1.5)).masked_fill(z == ABSENT, ABSENT)
     expected, lent = row_statistics(z, targets), loss.lent
     for name in expected._fields:
-        torch.testing.assert_close(getattr(lent["statistics"], name), getattr(expected, name), equal_nan=True, msg=name)
-    assert lent["rows"]["entropy"] is lent["statistics"].entropy
+        torch.testing.assert_close(
+            getattr(lent["row_statistics"], name), getattr(expected, name), equal_nan=True, msg=name
+        )
+    assert lent["rows"]["entropy"] is lent["row_statistics"].entropy
     torch.testing.assert_close(sum(lent["terms"].values()), value.detach())
     assert list(lent["terms"]) == ["cross_entropy", "z_loss"]
     some = torch.tensor([3, 0])
     torch.testing.assert_close(lent["logits_of"](some), z[some])
     assert lent["logits"].shape == z.shape
     assert lent["logits"].is_meta
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_the_share_of_logits_that_its_cap_saturates_is_that_of_counted_rows(bias: str) -> None:
+    (hidden, *_), targets = batch(bias, dtype=torch.float32)
+    targets[1] = -100
+    loss = LinearCrossEntropyLoss(FEATURES, CLASSES, bias=bias != "none", soft_cap=0.3)
+    if bias == "absent":
+        loss.linear.bias.data[-2:] = ABSENT
+    loss.lent = {}
+    loss(hidden, targets)
+    shares = soft_cap_saturation(loss.linear(hidden).detach(), cap=0.3)
+    assert 0 < shares.mean() < 1
+    assert shares[1] > 0
+    torch.testing.assert_close(loss.lent["numbers"], {"soft_cap_saturation": shares[targets != -100].mean()})
+    loss.lent = {}
+    loss(hidden, torch.full_like(targets, -100))
+    assert loss.lent["numbers"] == {"soft_cap_saturation": 0}
 
 
 def test_a_loss_that_is_not_asked_lends_nothing() -> None:

@@ -24,7 +24,7 @@ def test_to_lend_changes_no_number() -> None:
     lent: dict[str, object] = {}
     asked = linear_loss(hidden, head, targets, None, None, options, lent=lent)
     plain = linear_loss(hidden, head, targets, None, None, options)
-    assert {"terms", "rows", "statistics", "logits", "logits_of"} == set(lent)
+    assert {"terms", "rows", "row_statistics", "logits", "logits_of"} == set(lent)
     assert torch.equal(asked, plain)
     for one, other in zip(
         torch.autograd.grad(asked, (hidden, head)), torch.autograd.grad(plain, (hidden, head)), strict=True

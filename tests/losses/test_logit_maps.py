@@ -3,6 +3,7 @@ import torch
 
 from logitwatch.losses.logit_maps import LogitMap, LogitNorm, SoftCap
 from logitwatch.losses.logit_norm import logit_norm_cross_entropy
+from logitwatch.losses.soft_cap import soft_cap_saturation
 
 ABSENT = float("-inf")
 MAPS = {"soft_cap": SoftCap(2.0), "logit_norm": LogitNorm(0.5, 1e-3)}
@@ -37,6 +38,16 @@ def test_an_absent_class_stays_absent_and_changes_no_other(mapped: LogitMap) -> 
     mapped.apply(z), mapped.apply(alone)
     assert (z[:, -1] == ABSENT).all()
     torch.testing.assert_close(z[:, :-1], alone)
+
+
+def test_of_a_cap_it_is_known_how_many_present_logits_are_saturated() -> None:
+    z = torch.tensor([[60.0, -60.0, 54.0, 55.0, 0.0, ABSENT], [0.0, 1.0, 2.0, 3.0, 4.0, ABSENT]])
+    expected = soft_cap_saturation(z) * 5
+    cap = SoftCap(30.0)
+    assert cap.saturated(cap.apply(z.clone()), z[0] == ABSENT).tolist() == expected.tolist() == [3, 0]
+    assert cap.saturated(cap.apply(z[:, :5].clone()), None).tolist() == [3, 0]
+    norm = LogitNorm(1.0, 1e-3)
+    assert norm.saturated(norm.apply(z.clone()), None) is None  # type: ignore[func-returns-value]
 
 
 def test_a_cap_bounds_and_keeps_small_logits() -> None:

@@ -79,19 +79,19 @@ def test_it_lends_the_terms_inside_and_the_share_of_saturated_logits_of_counted_
     assert list(loss.lent["terms"]) == ["cross_entropy", "z_loss"]
     torch.testing.assert_close(sum(loss.lent["terms"].values()), value)
     share = soft_cap_saturation(z, cap=5.0)[y != -100].mean()
-    torch.testing.assert_close(loss.lent["statistics"]["soft_cap_saturation"], share)
+    torch.testing.assert_close(loss.lent["numbers"]["soft_cap_saturation"], share)
     loss.lent = {}
     soft = F.one_hot(y.clamp(min=0), 4).double()
     loss(z, soft)
-    torch.testing.assert_close(loss.lent["statistics"]["soft_cap_saturation"], soft_cap_saturation(z, cap=5.0).mean())
+    torch.testing.assert_close(loss.lent["numbers"]["soft_cap_saturation"], soft_cap_saturation(z, cap=5.0).mean())
 
 
-def test_its_statistics_come_out_of_a_sum() -> None:
+def test_its_numbers_come_out_of_a_sum() -> None:
     loss = LogitSquashing(CrossEntropyLoss(), cap=5.0) + ZLoss(0.01)
     loss.lent = {}
     loss(logits(8, 4), torch.arange(8) % 4)
     assert list(loss.lent["terms"]) == ["logit_squashing", "z_loss"]
-    assert list(loss.lent["statistics"]) == ["soft_cap_saturation"]
+    assert list(loss.lent["numbers"]) == ["soft_cap_saturation"]
 
 
 def test_rows_of_capped_logits_are_not_lent() -> None:
@@ -107,7 +107,7 @@ def test_it_is_what_the_loss_inside_is() -> None:
     assert loss.ignore_index == -7
     loss.lent = {}
     loss(torch.full((2, 3), 99.0), torch.ones(2, 3))
-    assert loss.lent["statistics"]["soft_cap_saturation"] == 1
+    assert loss.lent["numbers"]["soft_cap_saturation"] == 1
     z, t = logits(2, 3), torch.zeros(2, 3)
     distilled = LogitSquashing(DistillationLoss(), cap=5.0)(z, teacher_logits=t)
     torch.testing.assert_close(distilled, DistillationLoss()(soft_cap(z, cap=5.0), teacher_logits=t))

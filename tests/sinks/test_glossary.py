@@ -19,7 +19,9 @@ SEEN.head = LinearCall(torch.eye(4), None, SEEN.logits, SEEN.logits, SEEN.logits
 
 
 def tags_of(monitor) -> set[str]:
-    state = monitor.summary(SEEN, SEEN, {"z_loss": torch.tensor(1.0)}, histograms=True)
+    state = monitor.summary(
+        SEEN, SEEN, {"z_loss": torch.tensor(1.0), "soft_cap_saturation": torch.tensor(0.5)}, histograms=True
+    )
     monitor.readings(state, Tags("train"), 0)
     readings = monitor.readings(state, Tags("val"), 0)
     return {
@@ -41,6 +43,11 @@ def test_everything_explained_is_logged_by_somebody():
     # Of the others tests/callbacks/test_recalibrator.py and the session's tests tell.
     itself = {name for name in QUANTITIES if name.startswith(("logitwatch/", "recalibration/"))}
     assert set(QUANTITIES) - itself - logged == {"losses/term", "gradients/term_norm", "gradients/term_cosine"}
+
+
+def test_a_number_of_a_loss_is_told_from_its_terms():
+    assert describe("losses/val/soft_cap_saturation/dataloader_idx_1").unit == "fraction"
+    assert describe("losses/val/z_loss") == QUANTITIES["losses/term"]
 
 
 def test_the_loader_in_a_tag_does_not_hide_its_meaning():

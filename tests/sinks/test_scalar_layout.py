@@ -32,6 +32,13 @@ def test_each_term_of_a_loss_has_its_place_in_the_charts_of_gradients():
     ]
 
 
+def test_a_share_is_in_no_chart_of_nats():
+    tags = ["losses/train/z_loss", "losses/train/soft_cap_saturation", "losses/train/cross_entropy"]
+    charts = scalar_layout(tags)["Loss: train"]
+    assert [chart.tags for chart in charts] == [(tags[2], tags[0]), (tags[1],)]
+    assert [chart.tags for chart in scalar_layout(tags[1:2])["Loss: train"]] == [(tags[1],)]
+
+
 def test_a_second_dataloader_adds_no_chart():
     assert scalar_layout(tags_of("val", "entropy/dataloader_idx_1")) == scalar_layout(tags_of("val", "entropy"))
 

@@ -215,7 +215,7 @@ class Session:
                 kept = self._summarise(look, call, found, primary, training)
             if call.source == primary:
                 rows, sampled = rows + found.num_rows, sampled + kept
-        if training is not None and rows:
+        if training is not None and seen:  # of no rows, too: another rank may count them
             self.pace.ledger.looked(rows=rows, sampled=sampled)
 
     def _summarise(

@@ -50,7 +50,8 @@ class Lender(Protocol):
     One that has an attribute ``binary`` that is true takes each logit for a yes-or-no decision, with a target of its
     own. One that makes the logits itself, whose ``takes_logits`` is False, lends them as ``lent["logits"]``, without
     values, classes last, and with them the `RowStatistics` of all rows, ``lent["row_statistics"]``, and a function of
-    row indices that makes the logits of those rows, ``lent["logits_of"]``.
+    row indices that makes the logits of those rows, ``lent["logits_of"]``. Where its classes are split over ranks there
+    is no such function, and ``lent["counted"]`` says whether this rank speaks for the rows, which the others have too.
     """
 
     lent: dict[str, Any] | None

@@ -157,13 +157,15 @@ class Observation:
 
     @property
     def unbuilt(self) -> bool:
-        """Whether every quantity of every row is known and only the logits are not there; those of a `sample` are."""
-        return self._logits_of is not None
+        """Whether every quantity of every row is known and only the logits are not there; those of `shown` may be."""
+        return self._logits_of is not None or self._block.device != self.valid.device
 
     @property
-    def shown(self) -> Observation:
-        """Rows whose logits can be read: these, or where they were never built a sample of 64."""
-        return self.sample(SHOWN_ROWS) if self.unbuilt else self
+    def shown(self) -> Observation | None:
+        """Rows whose logits can be read: these, or where they were never built a sample of 64, or none."""
+        if not self.unbuilt:
+            return self
+        return None if self._logits_of is None else self.sample(SHOWN_ROWS)
 
     @cached_property
     def extremes(self) -> tuple[Tensor, Tensor]:
@@ -258,7 +260,7 @@ class Observation:
 
         Drawn with the private generator, so the run's own random numbers are untouched, and without looking at a value.
         """
-        if rows >= self.num_rows and not self.unbuilt:
+        if rows >= self.num_rows and self._logits_of is None:
             return self
         rows = min(rows, self.num_rows)
         if rows not in self._samples:

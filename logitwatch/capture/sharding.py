@@ -93,7 +93,8 @@ def locate(
             counted = False
     shard = None
     if split is not None and axis is not None and coordinate is not None:
-        shard = _class_shard(mesh, split, coordinate[split], logits.shape[axis])
+        ranks = dist.get_process_group_ranks(mesh.get_group(split))
+        shard = ClassShard.of(ranks, coordinate[split], logits.shape[axis])
         if local.shape[axis] != shard.size:
             raise ValueError(f"expected {shard.size} classes on rank {coordinate[split]}, got {local.shape[axis]}")
         if targets is not None and targets.is_floating_point():
@@ -141,15 +142,6 @@ def _divided(spread: Any) -> list[tuple[int, Any]]:
     """Mesh dimensions with more than one rank, and the placement over each."""
     mesh = spread.device_mesh
     return [(dim, placement) for dim, placement in enumerate(spread.placements) if mesh.size(dim) > 1]
-
-
-def _class_shard(mesh: Any, dim: int, place: int, num_classes: int) -> ClassShard:
-    """The classes at a place of a mesh dimension, which divides them as `torch.chunk` does."""
-    ranks = dist.get_process_group_ranks(mesh.get_group(dim))
-    chunk = -(-num_classes // len(ranks))
-    offset = min(num_classes, place * chunk)
-    size = min(chunk, num_classes - offset)
-    return ClassShard(min(ranks), offset, size, num_classes)
 
 
 def _beside(tensor: Tensor | None, spread: Any, axis: int | None) -> Tensor | None:

@@ -28,6 +28,7 @@ from logitwatch.capture.look import CriterionMode, Level, Look
 from logitwatch.capture.observation import Observation
 from logitwatch.capture.sharding import locate
 from logitwatch.capture.split_rows import split_rows, whole_observation
+from logitwatch.functional.row_statistics import RowStatistics
 from logitwatch.functional.sharded_rows import SplitRows
 
 __all__ = ["Listener", "Tap"]
@@ -150,20 +151,22 @@ class Tap:
     def observation(self, look: Look, call: Call) -> Observation:
         """A call of a look as rows of logits; may raise where its shapes do not belong together."""
         lent = call.lent or {}
-        if "logits_of" in lent and call.targets is not None:
-            targets = call.targets.detach().reshape(-1)
+        if "row_statistics" in lent and call.targets is not None:
+            keep = None if lent.get("counted", True) else 0
+            targets = call.targets.detach()[:keep]
+            rows = targets.reshape(-1)
             return whole_observation(
-                lent["row_statistics"],
-                targets,
-                targets.ne(-100 if call.ignore_index is None else call.ignore_index),
+                RowStatistics(*(values[:keep] for values in lent["row_statistics"])),
+                rows,
+                rows.ne(-100 if call.ignore_index is None else call.ignore_index),
                 call.logits.shape[-1],
-                leading_shape=tuple(call.targets.shape),
+                leading_shape=tuple(targets.shape),
                 stage=look.stage,
                 source=call.source,
                 step=look.step,
-                known=lent["rows"],
+                known={name: values[:keep] for name, values in lent["rows"].items()},
                 generator=self.generator(call.device),
-                logits_of=lent["logits_of"],
+                logits_of=lent.get("logits_of"),
             )
         found = Observation.of(
             call.logits,

@@ -1,5 +1,6 @@
 """Rows whose classes are split over several ranks: what one shard knows, and how shards make the whole row."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,18 @@ class ClassShard(NamedTuple):
     offset: int
     size: int
     num_classes: int
+
+    @classmethod
+    def of(cls, ranks: Sequence[int], place: int, num_classes: int) -> "ClassShard":
+        """The shard at a place among some ranks, which divide the classes as `torch.chunk` does.
+
+        Examples:
+            >>> [ClassShard.of([2, 3, 4], place, 4)[1:3] for place in range(3)]
+            [(0, 2), (2, 2), (4, 0)]
+        """
+        chunk = -(-num_classes // len(ranks))
+        offset = min(num_classes, place * chunk)
+        return cls(min(ranks), offset, min(chunk, num_classes - offset), num_classes)
 
 
 class SplitRows(NamedTuple):
@@ -91,7 +104,7 @@ def shard_partials(logits: Tensor, targets: Tensor | None = None, *, offset: int
     return parts[0] if len(parts) == 1 else ShardPartials(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def combine_partials(parts: ShardPartials) -> RowStatistics:
+def combine_partials(parts: ShardPartials, *, dtype: torch.dtype = torch.float32) -> RowStatistics:
     r"""The statistics of whole rows from those of all their shards: what `row_statistics` says of the whole.
 
     With :math:`m_i` the maximum and :math:`\ell_i` the log-sum of shard i, :math:`M = \max_i m_i`:
@@ -101,13 +114,14 @@ def combine_partials(parts: ShardPartials) -> RowStatistics:
         H = \sum_i w_i (H_i - \log w_i), \qquad \mathrm{nll} = L - (z_y - M)
 
     Deviations are merged by Chan's formula. All differences are taken in float64, so a large offset of the logits costs
-    nothing; the result is rounded to float32, as it would be on one rank, so that it falls into the same cells.
+    nothing; the result is rounded to the type it would have on one rank, so that it falls into the same cells.
 
     Args:
         parts: ``[shards, rows]`` each, in the order of classes.
+        dtype: Type of the result.
 
     Returns:
-        The quantities of each row, float32; those that need a target are NaN where no shard has it.
+        The quantities of each row; those that need a target are NaN where no shard has it.
 
     References:
         Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
@@ -149,7 +163,7 @@ def combine_partials(parts: ShardPartials) -> RowStatistics:
         correct=parts.correct.gather(0, first).squeeze(0) == 1,
         prediction=parts.prediction.gather(0, first).squeeze(0).long(),
     )
-    return RowStatistics(*(values.float() if values.is_floating_point() else values for values in whole))
+    return RowStatistics(*(values.to(dtype) if values.is_floating_point() else values for values in whole))
 
 
 def _partials(z: Tensor, targets: Tensor | None, offset: int) -> ShardPartials:

@@ -36,11 +36,16 @@ def linear_cross_entropy(
     hands them over, another one (``retain_graph=True``) makes them anew; with ``reduction="none"`` already the first
     does. There is no second derivative, and compiled code stops for this loss and goes on after it.
 
+    The head may be split over ranks by its classes, a DTensor with ``Shard(0)`` as `ColwiseParallel` makes it. Then
+    each of these ranks is given the same hidden states and targets, whole, and has the same loss and the same gradient
+    of the hidden states, that of all classes. There is one all-gather a chunk of rows, and one sum in the end.
+
     Args:
         input: Hidden states ``[..., features]``.
-        linear_weight: ``[classes, features]``, of the type of the input; any under autocast, which lowers both.
+        linear_weight: ``[classes, features]``, of the type of the input; any under autocast, which lowers both. A
+            DTensor is split by its classes over one dimension of its mesh.
         target: Class indices ``[...]``, or ``ignore_index``.
-        linear_bias: ``[classes]``.
+        linear_bias: ``[classes]``, split as the weight is.
         weight: Class weights ``[classes]``.
         reduction: ``mean`` over the class weights of the counted rows, and of the penalty over counted rows; ``sum``;
             ``none`` keeps each row, 0 where it does not count.
@@ -48,14 +53,17 @@ def linear_cross_entropy(
         label_smoothing: Mass moved from the target to all present classes, in ``[0, 1]``.
         z_loss: What the squared log-partition is multiplied by, ``>= 0``; see `ZLoss`.
         soft_cap: Bound ``c`` of the logits, which become ``c tanh(z / c)``.
-        logit_norm: Temperature of logits divided by their norm, see `LogitNormLoss`; not together with ``soft_cap``.
+        logit_norm: Temperature of logits divided by their norm, see `LogitNormLoss`; not together with ``soft_cap``,
+            nor with a split head.
 
     Returns:
         The loss, float32 or wider.
 
     Raises:
-        ValueError: If shapes do not fit, a target is no class (on a CPU), or an option is out of its range.
-        TypeError: If the input is not floating point, the weight of another type, or the target not of integers.
+        ValueError: If shapes do not fit, a target is no class or another on ranks that share a head (on a CPU), or an
+            option is out of its range.
+        TypeError: If the input is not floating point, the weight of another type, the target not of integers, or a
+            DTensor placed otherwise.
 
     Examples:
         >>> hidden, head = torch.tensor([[1.0], [5.0]]), torch.zeros(4, 1)
@@ -81,7 +89,8 @@ class LinearCrossEntropyLoss(LendingLoss):
     * ``"row_statistics"``: the `RowStatistics` of every row, exact, of the logits the model predicts with;
     * ``"rows"``: those of them that every loss lends, by name;
     * ``"logits"``: a tensor on the meta device, which has their shape and no values, and
-      ``"logits_of"``: a function of row indices that computes the logits of those rows.
+      ``"logits_of"``: a function of row indices that computes the logits of those rows; or of a split head
+      ``"counted"``: whether this rank speaks for the rows, which the others have too.
 
     Give the weight of an embedding to the head to tie them: ``loss.linear.weight = embedding.weight``. To predict,
     call ``loss.linear``, and cap or leave alone what it gives as the loss does.

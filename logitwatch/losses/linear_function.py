@@ -1,6 +1,7 @@
 """The autograd function behind the linear cross-entropy, and what it makes of the options."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +11,10 @@ from logitwatch.functional.row_statistics import RowStatistics
 from logitwatch.losses.inputs import check_fraction, check_reduction
 from logitwatch.losses.linear_inputs import absent_classes, check_linear, checked_targets, product_dtype
 from logitwatch.losses.linear_pass import HeadGradients, LinearHead, PassRows, RowPull, linear_pass
+from logitwatch.losses.linear_shards import HeadShard, own_part
 from logitwatch.losses.logit_maps import LogitMap, LogitNorm, SoftCap
 from logitwatch.losses.logit_norm import EPS
+from logitwatch.losses.sharded_pass import sharded_pass
 
 __all__ = ["LinearOptions", "linear_loss"]
 
@@ -66,6 +69,16 @@ class _Part(NamedTuple):
     dtype: torch.dtype  # of the products
     reduce: bool
     lent: dict[str, Any] | None
+    shard: HeadShard | None  # which classes these are, of a head that is split over ranks
+
+    def run(
+        self, head: LinearHead, pull: RowPull | None, needs: tuple[bool, bool, bool]
+    ) -> tuple[PassRows, HeadGradients, RowStatistics | None]:
+        """See `linear_pass`; the statistics where somebody asked."""
+        lend = self.lent is not None
+        if self.shard is None:
+            return linear_pass(head, pull, needs, lend=lend)
+        return sharded_pass(head, self.shard, pull, needs, lend=lend)
 
 
 def linear_loss(
@@ -91,11 +104,15 @@ def linear_loss(
     """
     dtype = product_dtype(input, linear_weight)
     check_linear(input, linear_weight, target, linear_bias, weight)
-    index, counted = checked_targets(target, len(linear_weight), options.ignore_index)
+    classes = len(linear_weight)
+    index, counted = checked_targets(target, classes, options.ignore_index)
+    input, linear_weight, linear_bias, shard = own_part(input, linear_weight, linear_bias)
+    if shard is not None and options.logit_norm is not None:
+        raise ValueError("logit_norm needs all logits of a row at once, and linear_weight is split over ranks")
     wide = torch.promote_types(dtype, torch.float32)
     class_weight = None if weight is None else weight.detach().to(wide)
     absent = absent_classes(linear_bias)
-    spread = _spread(linear_weight, class_weight, absent, wide) if options.label_smoothing else None
+    spread = _spread(linear_weight, class_weight, absent, wide, shard) if options.label_smoothing else None
     nothing, through = input.new_empty(0), options.map()
     part = _Part(
         LinearHead(nothing, nothing, None, absent, index, counted, spread, through),
@@ -103,11 +120,17 @@ def linear_loss(
         dtype,
         options.reduction != "none",
         lent,
+        shard,
     )
     hidden, keep = input.reshape(-1, input.shape[-1]), torch.is_grad_enabled()
     value: Tensor = _LinearCrossEntropy.apply(hidden, linear_weight, linear_bias, part, keep)  # type: ignore[no-untyped-call]
     if lent is not None:
-        lent |= _unbuilt(input, linear_weight, linear_bias, through, dtype)
+        shape = (*input.shape[:-1], classes)
+        lent["logits"] = torch.empty(shape, dtype=dtype, device="meta")
+        if shard is None:
+            lent["logits_of"] = _logits_of(hidden, linear_weight, linear_bias, through, dtype)
+        else:
+            lent["counted"] = shard.counted
     return value if part.reduce else value.view(target.shape)
 
 
@@ -119,7 +142,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs = ctx.needs_input_grad[:3]
         now = keep and part.reduce and any(needs)
         head = _with_tensors(part, hidden, weight, bias)
-        rows, gradients, statistics = linear_pass(head, part.pull if now else None, needs, lend=part.lent is not None)
+        rows, gradients, statistics = part.run(head, part.pull if now else None, needs)
         ctx.save_for_backward(hidden, weight, bias)
         ctx.part, ctx.gradients = part._replace(lent=None), gradients if now else None
         losses = _losses(rows, part)
@@ -143,7 +166,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if gradients is None:
             part: _Part = ctx.part
             head, needs = _with_tensors(part, *tensors), ctx.needs_input_grad[:3]
-            _, gradients, _ = linear_pass(head, part.pull.times(grad), needs, lend=False)
+            _, gradients, _ = part.run(head, part.pull.times(grad), needs)
         elif not (grad.device.type == "cpu" and grad.item() == 1):
             for gradient in gradients:
                 if gradient is not None:
@@ -186,22 +209,21 @@ def _lent(losses: dict[str, Tensor], rows: PassRows, statistics: RowStatistics, 
     return {**lent, "numbers": {"soft_cap_saturation": shares.sum() / counted.sum().clamp(min=1)}}
 
 
-def _unbuilt(
-    input: Tensor, weight: Tensor, bias: Tensor | None, through: LogitMap | None, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Logits that are nowhere, and how to make some of them."""
-    hidden, head = input.detach().reshape(-1, input.shape[-1]), weight.detach()
-    shape = (*input.shape[:-1], len(weight))
+def _logits_of(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, through: LogitMap | None, dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    """How to make the logits of some rows."""
+    hidden, head = rows.detach(), weight.detach()
 
     def logits_of(index: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(input.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
             z = (hidden[index].to(dtype) @ head.to(dtype).T).to(torch.promote_types(dtype, torch.float32))
             z = z if bias is None else z.add_(bias.detach())
             if through is not None and through.predicts:
                 through.apply(z)
             return z
 
-    return {"logits": torch.empty(shape, dtype=dtype, device="meta"), "logits_of": logits_of}
+    return logits_of
 
 
 def _pull(index: Tensor, counted: Tensor, weight: Tensor | None, options: LinearOptions, dtype: torch.dtype) -> RowPull:
@@ -221,10 +243,15 @@ def _pull(index: Tensor, counted: Tensor, weight: Tensor | None, options: Linear
     )
 
 
-def _spread(linear_weight: Tensor, weight: Tensor | None, absent: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Class weights over the number of present classes; 0 for an absent class."""
+def _spread(
+    linear_weight: Tensor, weight: Tensor | None, absent: Tensor | None, dtype: torch.dtype, shard: HeadShard | None
+) -> Tensor:
+    """Class weights over the number of present classes, which of a shard is not known; 0 for an absent class."""
     spread = linear_weight.new_ones(len(linear_weight), dtype=dtype)
-    spread = spread if weight is None else spread * weight
-    if absent is None:
-        return spread / len(spread)
-    return spread.masked_fill(absent, 0.0) / (~absent).sum()
+    if weight is not None:
+        spread = spread * (weight if shard is None else shard.of(weight))
+    if absent is not None:
+        spread = spread.masked_fill(absent, 0.0)
+    if shard is not None:
+        return spread
+    return spread / (len(spread) if absent is None else (~absent).sum())

@@ -11,21 +11,21 @@ __all__ = ["absent_classes", "check_linear", "checked_targets", "product_dtype"]
 def check_linear(
     input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None, weight: Tensor | None
 ) -> None:
-    """Refuse tensors whose shapes do not belong together, or that are spread over ranks.
+    """Refuse tensors whose shapes do not belong together, and a target or class weights spread over ranks.
 
     Raises:
-        TypeError: If one is a DTensor.
+        TypeError: If target or class weights are a DTensor; where the others may lie says `own_part`.
         ValueError: If the shapes do not fit.
 
     Examples:
         >>> check_linear(torch.zeros(5, 2), torch.zeros(3, 2), torch.zeros(5), None, None)
     """
-    for name, tensor in (("input", input), ("linear_weight", linear_weight), ("target", target)):
+    for name, tensor in (("target", target), ("weight", weight)):
         # By what it has: its class is imported only where there is one.
         if hasattr(tensor, "placements"):
+            placements = getattr(tensor, "placements", None)
             raise TypeError(
-                f"{name} must be whole on each rank, got a DTensor placed {tensor.placements}; use "
-                f"{name}.full_tensor(), or logits with split classes and torch's loss_parallel"
+                f"{name} must be whole on each rank, got a DTensor placed {placements}; use {name}.full_tensor()"
             )
     if linear_weight.ndim != 2 or 0 in linear_weight.shape:
         raise ValueError(f"linear_weight must be [classes, features], got shape {tuple(linear_weight.shape)}")

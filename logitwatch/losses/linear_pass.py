@@ -11,7 +11,7 @@ from logitwatch.functional.row_statistics import RowStatistics, row_statistics
 from logitwatch.losses.logit_maps import LogitMap
 from logitwatch.losses.softmax_blocks import SoftmaxRows, exponentials
 
-__all__ = ["HeadGradients", "LinearHead", "PassRows", "RowPull", "linear_pass"]
+__all__ = ["HeadGradients", "LinearHead", "PassRows", "RowPull", "chunk_rows", "linear_pass"]
 
 # Rows of a chunk: below 64 the products lose, above 256 nothing is won. Between, what has room in 40 MiB of float32.
 FEWEST_ROWS, MOST_ROWS, CHUNK_ELEMENTS = 64, 256, 10 << 20
@@ -66,6 +66,15 @@ class HeadGradients(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
 
+    @classmethod
+    def zeros(cls, head: LinearHead, needs: tuple[bool, bool, bool]) -> "HeadGradients":
+        """Those of a loss that nothing pulls at."""
+        hidden, weight, _, *_ = head
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        shapes = (hidden.shape, weight.shape, (len(weight),))
+        made = (hidden.new_zeros(s, dtype=wide) if n else None for s, n in zip(shapes, needs, strict=True))
+        return cls(*made)
+
 
 class PassRows(NamedTuple):
     """What the pass found of each row, ``[rows]``."""
@@ -109,14 +118,8 @@ class _Pass:
         hidden, weight = head.hidden, head.weight
         classes, features = weight.shape
         self.wide = torch.promote_types(hidden.dtype, torch.float32)
-        shapes = (hidden.shape, weight.shape, (classes,))
-        self.gradients = HeadGradients(
-            *(
-                hidden.new_zeros(shape, dtype=self.wide) if pull is not None and needed else None
-                for shape, needed in zip(shapes, needs, strict=True)
-            )
-        )
-        self.size = _chunk_rows(len(hidden), classes, hidden.device, half=hidden.dtype != self.wide)
+        self.gradients = HeadGradients.zeros(head, needs if pull is not None else (False, False, False))
+        self.size = chunk_rows(len(hidden), classes, hidden.device, half=hidden.dtype != self.wide)
         self.step = max(1, chunk_elements(hidden.device) // classes)
         self.logits = hidden.new_empty(min(self.size, len(hidden)), classes)
         self.scratch = hidden.new_empty(min(self.step, len(hidden)), classes, dtype=self.wide)
@@ -255,7 +258,7 @@ class _Pass:
             bias.sub_(head.spread * pull.uniform.sum())
 
 
-def _chunk_rows(rows: int, classes: int, device: torch.device, *, half: bool = False) -> int:
+def chunk_rows(rows: int, classes: int, device: torch.device, *, half: bool = False) -> int:
     """Rows of a chunk, so many that the last one is no remnant."""
     if half and device.type == "cpu":
         # Each chunk adds a product to a float32 sum, which costs as much for few rows as for many; and when that sum is

@@ -256,8 +256,9 @@ def test_rows_that_were_never_built_show_the_logits_of_a_sample():
 def test_rows_put_together_from_shards_can_be_drawn_from():
     z, y = batch(10)
     seen = whole_observation(row_statistics(z, y), y, y != -100, 10)
-    assert not seen.unbuilt
-    assert seen.shown is seen
+    assert seen.unbuilt
+    assert seen.shown is None
     few = seen.sample(3)
     assert few.num_rows == 3
     assert few.logits.is_meta
+    assert few.statistics.entropy.shape == (3,)

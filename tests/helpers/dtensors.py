@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 RANKS = 4
+NAMES = ("one", "two")
 
 
 def batch(*shape, classes=10, seed=0):
@@ -23,7 +24,7 @@ def pretending(rank, shape=(2, 2)):
 
     dist.init_process_group("fake", rank=rank, world_size=RANKS, store=FakeStore())
     try:
-        yield init_device_mesh("cpu", shape)
+        yield init_device_mesh("cpu", shape, mesh_dim_names=NAMES[-len(shape) :])
     finally:
         dist.destroy_process_group()
 

@@ -25,12 +25,14 @@ def test_shapes_that_do_not_fit_are_refused(changed: dict[str, torch.Tensor], me
         check_linear(**(given | changed))  # type: ignore[arg-type]
 
 
-def test_a_weight_that_is_spread_over_ranks_is_refused() -> None:
+def test_a_target_or_class_weights_spread_over_ranks_are_refused() -> None:
     shard, _, _ = shards()
     with pretending(0, (4,)) as mesh:
-        weight = spread(torch.zeros(8, 4), mesh, [shard(0)])
-        with pytest.raises(TypeError, match=r"linear_weight must be whole on each rank, got a DTensor placed \(Shard"):
-            check_linear(H, weight, Y, None, None)
+        target, weight = spread(Y, mesh, [shard(0)]), spread(torch.zeros(5), mesh, [shard(0)])
+        with pytest.raises(TypeError, match=r"target must be whole on each rank, got a DTensor placed \(Shard"):
+            check_linear(H, W, target, None, None)
+        with pytest.raises(TypeError, match=r"weight must be whole on each rank, .* use weight.full_tensor\(\)"):
+            check_linear(H, W, Y, None, weight)
 
 
 @pytest.mark.parametrize("wrong", [5, -1])

@@ -55,7 +55,7 @@ def test_a_gradient_in_half_precision_is_added_up_in_float32() -> None:
 
 @pytest.mark.parametrize(("rows", "classes"), [(1, 10), (1000, 10), (1024, 131_072), (257, 32_768)])
 def test_chunks_are_of_one_size_and_have_room(rows: int, classes: int) -> None:
-    size = module._chunk_rows(rows, classes, torch.device("cpu"))
-    assert size <= module._chunk_rows(rows, classes, torch.device("cpu"), half=True) <= module.MOST_ROWS
+    size = module.chunk_rows(rows, classes, torch.device("cpu"))
+    assert size <= module.chunk_rows(rows, classes, torch.device("cpu"), half=True) <= module.MOST_ROWS
     assert size * classes <= max(module.CHUNK_ELEMENTS, module.FEWEST_ROWS * classes)
     assert -(-rows // size) * size - rows < -(-rows // size)  # the last one lacks less than a row for each chunk

@@ -9,6 +9,7 @@ from torch import nn
 
 import logitwatch
 from logitwatch.callbacks._compat import LightningCallback
+from logitwatch.sinks.glossary import QUANTITIES
 from logitwatch.testing.harmless import assert_harmless
 from logitwatch.testing.specimen import train
 
@@ -68,9 +69,11 @@ def test_a_callback_that_does_harm_is_found_out(harm):
 @pytest.mark.parametrize("name", NAMESPACES)
 def test_the_suite_does_none(name):
     lightning = namespace(name)
-    assert_harmless(
-        lambda: train(logitwatch.watch(every_n_steps=1), lightning=lightning), lambda: train([], lightning=lightning)
-    )
+
+    def suite():
+        return [*logitwatch.watch(every_n_steps=1), logitwatch.GradientMonitor(), logitwatch.Recalibrator()]
+
+    assert_harmless(lambda: train(suite(), lightning=lightning), lambda: train([], lightning=lightning))
 
 
 def test_every_difference_is_listed_and_only_those():
@@ -176,11 +179,11 @@ def test_states_that_are_equal_are_equal():
     assert_harmless(lambda: ended(optimizers=[state()]), lambda: ended(optimizers=[state()]))
 
 
-def test_what_is_logged_besides_and_by_logitwatch_is_no_harm():
-    theirs = {"val_loss": torch.ones(())}
-    for name in ("logits/val/max", "calibration/val/ece", "losses/val/z", "logitwatch/faults", "alerts/x"):
-        with_it = {**theirs, name: torch.zeros(()), "mine/val/x": torch.ones(())}
-        assert_harmless(lambda m=with_it: ended(metrics=m), lambda n=name: ended(metrics={**theirs, n: torch.ones(())}))
+@pytest.mark.parametrize("family", sorted({name.partition("/")[0] for name in QUANTITIES} | {"alerts"}))
+def test_what_is_logged_besides_and_by_logitwatch_is_no_harm(family):
+    theirs, own = {"val_loss": torch.ones(())}, f"{family}/val/x"
+    with_it = {**theirs, own: torch.zeros(()), "mine/val/x": torch.ones(())}
+    assert_harmless(lambda: ended(metrics=with_it), lambda: ended(metrics={**theirs, own: torch.ones(())}))
 
 
 def test_a_metric_that_is_gone_is_harm():

@@ -17,6 +17,7 @@ import yaml
 from helpers.wandb_file import offline_wandb, read_wandb, rows
 
 from logitwatch.calibrators import CalibrationWarning
+from logitwatch.callbacks.loss_doctor import LossDoctor
 from logitwatch.sinks.glossary import QUANTITIES
 from logitwatch.sinks.jsonl import read_jsonl
 
@@ -39,6 +40,21 @@ def _as_found(monkeypatch, tmp_path):
     logging.disable(logging.NOTSET)
     torch.set_num_threads(threads)
     torch.random.set_rng_state(random)
+
+
+@pytest.fixture(autouse=True)
+def ills(monkeypatch):
+    """What the loss doctor says. An example shows how a thing is done well, so that is nothing."""
+    alerts, said = LossDoctor.alerts, []
+
+    def heard(doctor, stage):
+        found = alerts(doctor, stage)
+        said.extend(alert.rule for alert in found)
+        return found
+
+    monkeypatch.setattr(LossDoctor, "alerts", heard)
+    yield said
+    assert said == []
 
 
 def example(name):
@@ -134,11 +150,13 @@ def test_fashion_reads_the_files_of_the_package(tmp_path):
     assert labels.tolist() == [9, 0, 5]
 
 
-def test_own_monitor_passes_the_checks_of_every_monitor(monkeypatch):
+def test_own_monitor_passes_the_checks_of_every_monitor(monkeypatch, ills):
     # What it explains of its own is not to be found in the glossary by the tests after this one.
     monkeypatch.setattr("logitwatch.sinks.glossary.QUANTITIES", QUANTITIES.copy())
     # As a module, since classes that are checked are pickled too.
     assert 0 < importlib.import_module("own_monitor").main(epochs=2) < 9
+    assert ills == ["loss_foreign_targets"]  # one of the things the checks try a monitor on
+    ills.clear()
 
 
 def test_reliability_draws_what_a_temperature_mends(tmp_path):

@@ -14,6 +14,7 @@ from logitwatch.functional.row_statistics import row_statistics
 from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.calibration_summary import CalibrationSummary
+from logitwatch.states.class_gradient import ClassGradient
 from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
@@ -51,7 +52,14 @@ def gradient_summary(z: Tensor, y: Tensor) -> GradientSummary:
     """As `GradientMonitor` makes it."""
     rows = row_statistics(z.detach(), y)
     counted = rows.finite & (y != IGNORE_INDEX)
-    return GradientSummary.of(rows.gradient_norm, rows.correct, counted, linear_rows_of(z), bound=0.1)
+    return GradientSummary.of(rows.gradient_norm, rows.correct, counted, linear_rows_of(z), bound=0.1).with_classes(
+        class_gradient(z, y)
+    )
+
+
+def class_gradient(z: Tensor, y: Tensor) -> ClassGradient:
+    """As `GradientMonitor` makes it."""
+    return ClassGradient.of(z, y, (y >= 0) & (y < z.shape[1]))
 
 
 def linear_rows_of(z: Tensor) -> LinearRows:
@@ -69,6 +77,7 @@ STATE_KINDS = {
     ),
     "confidence_cells": StateKind(ConfidenceCells.empty, lambda z, y: ConfidenceCells.of(*counted_rows(z, y))),
     "extrema": StateKind(Extrema.empty, lambda z, y: Extrema.of(z)),
+    "class_gradient": StateKind(ClassGradient.empty, class_gradient),
     "gradient_summary": StateKind(GradientSummary.empty, gradient_summary),
     "head_scale": StateKind(HeadScale.empty, lambda z, y: HeadScale.of(linear_rows_of(z))),
     "logit_histogram": StateKind(LogitHistogram.empty, lambda z, y: LogitHistogram.of(z)),

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from logitwatch.callbacks.class_shares import class_gradient, class_table
 from logitwatch.callbacks.head_words import head_rows, head_words, is_head
 from logitwatch.callbacks.loss_terms import loss_terms, our_loss
 from logitwatch.callbacks.monitor import Monitor
@@ -33,8 +34,10 @@ class GradientMonitor(Monitor):
 
     Logged, under ``gradients/<stage>/``: ``norm``, the mean over rows of the Euclidean norm of the probabilities less
     the target, at most 1.42, and its ``histogram``; ``vanishing``, the share of rows that hardly teach any more;
-    ``hardest_tenth``, the share of all norms that a tenth of the rows holds. They are of plain cross-entropy, whatever
-    else is in the loss.
+    ``hardest_tenth``, the share of all norms that a tenth of the rows holds; ``largest_class``, the share of the sum of
+    magnitudes that one class holds. They are of plain cross-entropy, whatever else is in the loss. After a validation
+    or test also the table ``classes``: the 20 with the largest share, and how much of it pulls ``up``, as the target,
+    and ``down``, as a rival. Beyond 4096 classes neighbours share a line; yes-or-no logits have none.
 
     Where the logits come from an ``nn.Linear``, ``logit_scale``, their root mean square without the bias, and what it
     is the product of: ``head_norm``, the root mean square norm of a row of the weight, ``feature_norm``, the mean norm
@@ -48,6 +51,7 @@ class GradientMonitor(Monitor):
     Args:
         bound: Norm below which the gradient of a row has vanished. At 0.01 the target has a probability above 0.99.
         head: Name of the linear layer whose output is the logits; by default the one registered last.
+        class_names: Names of the classes, in their order, for the table.
         budget: See `LogitMonitor`; the smallest of all monitors counts.
         every_n_steps: See `LogitMonitor`; the smallest of all monitors counts.
         rows: See `LogitMonitor`; the largest of all monitors counts.
@@ -66,6 +70,7 @@ class GradientMonitor(Monitor):
         *,
         bound: float = 0.01,
         head: str | None = None,
+        class_names: list[str] | None = None,
         budget: float = 0.01,
         every_n_steps: int | None = None,
         rows: int | None = None,
@@ -75,7 +80,7 @@ class GradientMonitor(Monitor):
         super().__init__(budget=budget, every_n_steps=every_n_steps, rows=rows, source=source, on_fault=on_fault)
         if not bound > 0:
             raise ValueError(f"bound must be > 0, got {bound}")
-        self.bound, self.head = bound, head
+        self.bound, self.head, self.class_names = bound, head, class_names
         self._head: str | None = None
         self._history, self._told, self._terms = ScaleHistory(), set[str](), list[str]()
 
@@ -100,6 +105,7 @@ class GradientMonitor(Monitor):
         norm = rows.gradient_norm / math.sqrt(2) if sample.binary else rows.gradient_norm
         counted = rows.finite & sample.valid & ~sample.bad_target
         summary = GradientSummary.of(norm, rows.correct, counted, head_rows(observation, sample), bound=self.bound)
+        summary = summary.with_classes(class_gradient(sample))
         loss = None if self._session is None else our_loss(self._session.module, sample.source)
         if loss is None:
             return summary
@@ -113,6 +119,10 @@ class GradientMonitor(Monitor):
         histogram = histogram_reading(tags("gradients", "histogram"), summary.norms, step)
         values = {"norm": summary.norm(), "vanishing": summary.vanishing(), "hardest_tenth": summary.hardest()}
         said: list[Reading] = [*self._introduction(summary, tags, step)]
+        if len(shares := summary.classes.shares()):
+            values["largest_class"] = shares.max()
+        if tags.stage != "train":
+            said += class_table(tags("gradients", "classes"), step, summary.classes, self.class_names)
         if is_head(summary.head):
             values |= (factors := summary.head.factors())
             if tags.stage in STAGES and tags.loader == 0:

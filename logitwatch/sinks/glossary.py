@@ -71,6 +71,12 @@ QUANTITIES: dict[str, Quantity] = {
     "gradients/hardest_tenth": Quantity(
         "fraction", "share of the gradient that the hardest tenth of the rows holds: 0.1 when all pull alike"
     ),
+    "gradients/largest_class": Quantity(
+        "fraction", "share of the gradient on the logits that one class holds: 1 / classes when all are alike"
+    ),
+    "gradients/classes": Quantity(
+        "", "the classes that hold most of the gradient on the logits: pulled up as a target, pushed down as a rival"
+    ),
     "gradients/head": Quantity("", "which linear layer makes the logits, and the proof of it"),
     "gradients/logit_scale": Quantity(
         "logit", "root mean square of the logits without the bias: head_norm times feature_norm times alignment"

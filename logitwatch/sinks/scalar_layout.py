@@ -39,6 +39,7 @@ _CALIBRATION = (
 _GRADIENTS = (
     Chart("norm of the gradient on a row of logits", ("norm",)),
     Chart("rows that hardly teach, and what the hardest tenth holds (fraction)", ("vanishing", "hardest_tenth")),
+    Chart("what one class holds of the gradient (fraction)", ("largest_class",)),
     Chart("scale of the logits (logit), and the norm of the features", ("logit_scale", "feature_norm")),
     Chart("norm of the gradient of each term of the loss", ("term_norm/*",)),
     Chart("cosine of each term of the loss with cross-entropy", ("term_cosine/*",)),

@@ -4,6 +4,7 @@ from logitwatch.states.binned_error import Interval
 from logitwatch.states.calibration_evidence import CalibrationEvidence, alarm_threshold
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.calibration_summary import CalibrationSummary
+from logitwatch.states.class_gradient import ClassGradient
 from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
 from logitwatch.states.extrema import Extrema
@@ -27,6 +28,7 @@ __all__ = [
     "CalibrationEvidence",
     "CalibrationSketch",
     "CalibrationSummary",
+    "ClassGradient",
     "ClasswiseCalibration",
     "ConfidenceCells",
     "Extrema",

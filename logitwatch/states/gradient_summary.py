@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from logitwatch.functional.linear_head import LinearRows
+from logitwatch.states.class_gradient import ClassGradient
 from logitwatch.states.head_scale import HeadScale
 from logitwatch.states.logit_histogram import LogitHistogram
 from logitwatch.states.logit_summary import MOST_TERMS
@@ -20,7 +21,7 @@ __all__ = ["GradientSummary"]
 
 @dataclass(frozen=True)
 class GradientSummary:
-    """Rows seen; of those with a target the gradient norms, how many vanish, how many are right; head and terms.
+    """Rows seen; of those with a target the gradient norms, how many vanish, how many are right; head, terms, classes.
 
     Examples:
         >>> norm, correct = torch.tensor([0.001, 0.2, 0.6]), torch.tensor([True, True, False])
@@ -36,13 +37,15 @@ class GradientSummary:
     head: HeadScale = nested()
     term_norms: Moments = nested()  # [MOST_TERMS]
     term_cosines: Moments = nested()  # [MOST_TERMS]
+    classes: ClassGradient = nested()
 
     @classmethod
     def empty(cls, *, device: torch.device | str = "cpu") -> GradientSummary:
         """See `State.empty`."""
         zero = torch.zeros((), dtype=torch.int64, device=device)
         terms = Moments.empty(MOST_TERMS, device=device)
-        return cls(zero, zero, zero, LogitHistogram.empty(device=device), HeadScale.empty(device=device), terms, terms)
+        norms, head = LogitHistogram.empty(device=device), HeadScale.empty(device=device)
+        return cls(zero, zero, zero, norms, head, terms, terms, ClassGradient.empty(device=device))
 
     @classmethod
     def of(
@@ -67,7 +70,12 @@ class GradientSummary:
             head=HeadScale.empty(device=norm.device) if head is None else HeadScale.of(head),
             term_norms=Moments.empty(MOST_TERMS, device=norm.device),
             term_cosines=Moments.empty(MOST_TERMS, device=norm.device),
+            classes=ClassGradient.empty(device=norm.device),
         )
+
+    def with_classes(self, classes: ClassGradient) -> GradientSummary:
+        """The same with what some of the rows ask of each class."""
+        return replace(self, classes=classes)
 
     def with_terms(self, terms: Sequence[tuple[Tensor, Tensor] | None]) -> GradientSummary:
         """The same with the norm of the gradient of each term of the loss, and its cosine with cross-entropy.

@@ -16,7 +16,7 @@ from logitwatch.capture.heads import LinearCall
 from logitwatch.capture.observation import Observation
 from logitwatch.losses import ConfidencePenalty, CrossEntropyLoss, LinearCrossEntropyLoss, ZLoss
 from logitwatch.sinks.glossary import QUANTITIES
-from logitwatch.sinks.readings import Alert, Histogram, Scalars
+from logitwatch.sinks.readings import Alert, Histogram, Scalars, Table
 from logitwatch.testing import assert_harmless, check_monitor
 from logitwatch.testing.specimen import train
 
@@ -132,6 +132,22 @@ def test_it_counts_the_sample_and_no_more():
     assert monitor.rows_in(state) == 30
     (histogram,) = [r for r in monitor.readings(state, Tags("train"), 1) if isinstance(r, Histogram)]
     assert sum(histogram.counts) == 30
+
+
+@pytest.mark.parametrize("stage", ["train", "val"])
+def test_the_share_of_each_class_is_a_table_after_a_validation_and_the_largest_a_number_always(stage):
+    monitor, (z, y) = GradientMonitor(class_names=["a", "b", "c", "d", "e"]), batch()
+    seen = Observation.of(z, y)
+    leaf = z.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(leaf, y, reduction="sum"), leaf)
+    expected = dict(zip("abcde", (gradient.abs().sum(0) / gradient.abs().sum()).tolist(), strict=True))
+    readings = monitor.readings(monitor.summary(seen, seen, None, histograms=False), Tags(stage), 7)
+    assert scalars(monitor, seen)["largest_class"] == pytest.approx(max(expected.values()), rel=1e-5)  # float32
+    tables = [r for r in readings if isinstance(r, Table)]
+    assert len(tables) == (stage == "val")
+    for table in tables:
+        assert {name: share for name, share, *_ in table.rows} == pytest.approx(expected, rel=1e-5)
+        assert [name for name, *_ in table.rows] == sorted(expected, key=expected.get, reverse=True)
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])

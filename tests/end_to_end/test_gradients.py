@@ -25,10 +25,14 @@ def said_of(folder, stage):
     return {t.split("/")[-1]: v for t, v in last(folder).items() if t.startswith(f"gradients/{stage}/")}
 
 
-def norms(z, y):
+def gradient(z, y):
     leaf = z.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(leaf, y, reduction="sum"), leaf)
-    return gradient.norm(dim=-1)
+    (found,) = torch.autograd.grad(F.cross_entropy(leaf, y, reduction="sum"), leaf)
+    return found
+
+
+def norms(z, y):
+    return gradient(z, y).norm(dim=-1)
 
 
 class Headed(nn.Module):
@@ -129,11 +133,16 @@ def run(tmp_path_factory):
 def test_what_is_told_of_two_ranks_is_of_the_rows_of_both(run):
     folder, ranks = run
     for stage, rows in (("train", 112), ("val", 53)):
-        expected = norms(*joined([call for rank in ranks for call in rank["recorded"][stage]]))
+        z, y = joined([call for rank in ranks for call in rank["recorded"][stage]])
+        expected, pull = norms(z, y), gradient(z, y).abs().sum(0)
         assert len(expected) == rows
         said = said_of(folder, stage)
         assert said["norm"] == pytest.approx(expected.mean().item(), rel=1e-3)  # see `RowStatistics.gradient_norm`
         assert said["vanishing"] == pytest.approx((expected < 0.01).double().mean().item(), abs=1e-12)
+        assert said["largest_class"] == pytest.approx((pull.max() / pull.sum()).item(), rel=1e-5)  # float32
+    (table,) = [record for record in records(folder) if record.get("tag") == "gradients/val/classes"]
+    shares = dict(zip(map(str, range(10)), (pull / pull.sum()).tolist(), strict=True))
+    assert {name: share for name, share, *_ in table["rows"]} == pytest.approx(shares, rel=1e-5)
     h, weight = torch.cat([h for rank in ranks for h in rank["features"]]).double(), ranks[0]["weight"].double()
     assert said["feature_norm"] == pytest.approx(h.norm(dim=1).mean().item(), rel=1e-6)
     assert said["head_norm"] == pytest.approx(weight.norm().item() / math.sqrt(10), rel=1e-6)

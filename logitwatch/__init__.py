@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from logitwatch.callbacks.calibration_monitor import CalibrationMonitor as CalibrationMonitor
+    from logitwatch.callbacks.dropout_probe import DropoutProbe as DropoutProbe
     from logitwatch.callbacks.gradient_monitor import GradientMonitor as GradientMonitor
     from logitwatch.callbacks.logit_monitor import LogitMonitor as LogitMonitor
     from logitwatch.callbacks.recalibrator import Recalibrator as Recalibrator
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CalibrationMonitor": "logitwatch.callbacks.calibration_monitor",
+    "DropoutProbe": "logitwatch.callbacks.dropout_probe",
     "GradientMonitor": "logitwatch.callbacks.gradient_monitor",
     "LogitMonitor": "logitwatch.callbacks.logit_monitor",
     "Recalibrator": "logitwatch.callbacks.recalibrator",
@@ -25,7 +27,15 @@ _HOMES = {
     "watch": "logitwatch.callbacks.watch",
 }
 
-__all__ = ["CalibrationMonitor", "GradientMonitor", "LogitMonitor", "Recalibrator", "observe", "watch"]
+__all__ = [
+    "CalibrationMonitor",
+    "DropoutProbe",
+    "GradientMonitor",
+    "LogitMonitor",
+    "Recalibrator",
+    "observe",
+    "watch",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from logitwatch.states.calibration_summary import CalibrationSummary
 from logitwatch.states.class_gradient import ClassGradient
 from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
+from logitwatch.states.dropout_summary import DropoutSummary
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.gradient_summary import GradientSummary
 from logitwatch.states.head_scale import HeadScale
@@ -78,6 +79,8 @@ STATE_KINDS = {
     "confidence_cells": StateKind(ConfidenceCells.empty, lambda z, y: ConfidenceCells.of(*counted_rows(z, y))),
     "extrema": StateKind(Extrema.empty, lambda z, y: Extrema.of(z)),
     "class_gradient": StateKind(ClassGradient.empty, class_gradient),
+    # Two passes, of which the second is less sure.
+    "dropout_summary": StateKind(DropoutSummary.empty, lambda z, y: DropoutSummary.of(torch.stack((z, z / 2)))),
     "gradient_summary": StateKind(GradientSummary.empty, gradient_summary),
     "head_scale": StateKind(HeadScale.empty, lambda z, y: HeadScale.of(linear_rows_of(z))),
     "logit_histogram": StateKind(LogitHistogram.empty, lambda z, y: LogitHistogram.of(z)),

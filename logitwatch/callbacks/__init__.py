@@ -1,10 +1,19 @@
 """Monitors: callbacks for a Trainer of either Lightning namespace."""
 
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
+from logitwatch.callbacks.dropout_probe import DropoutProbe
 from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.monitor import Monitor
 from logitwatch.callbacks.recalibrator import Recalibrator
 from logitwatch.callbacks.watch import watch
 
-__all__ = ["CalibrationMonitor", "GradientMonitor", "LogitMonitor", "Monitor", "Recalibrator", "watch"]
+__all__ = [
+    "CalibrationMonitor",
+    "DropoutProbe",
+    "GradientMonitor",
+    "LogitMonitor",
+    "Monitor",
+    "Recalibrator",
+    "watch",
+]

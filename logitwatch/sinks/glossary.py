@@ -92,6 +92,15 @@ QUANTITIES: dict[str, Quantity] = {
     "gradients/term_cosine": Quantity(
         "", "cosine of the gradient of a term of the loss with that of cross-entropy: below 0 the term fights it"
     ),
+    "dropout/predictive_entropy": Quantity("nats", "mean entropy of the prediction averaged over passes with dropout"),
+    "dropout/expected_entropy": Quantity("nats", "mean entropy of the prediction of one pass with dropout"),
+    "dropout/mutual_information": Quantity(
+        "nats", "predictive less expected entropy: how far passes with dropout disagree, what the model does not know"
+    ),
+    "dropout/logit_variance": Quantity("logit²", "mean variance of a logit over passes with dropout"),
+    "dropout/histogram": Quantity("logit²", "distribution over rows of the variance of a logit under dropout"),
+    "dropout/rows": Quantity("rows", "rows that were probed with dropout"),
+    "dropout/nonfinite": Quantity("rows", "probed rows with a logit that is not finite in some pass, left out"),
     "recalibration/nll_before": Quantity("nats", "NLL of the held-out rows as they are"),
     "recalibration/nll_after": Quantity("nats", "NLL of the same rows under a calibrator fitted to others"),
     "recalibration/ece_before": Quantity("fraction", "expected calibration error of the held-out rows as they are"),

@@ -45,6 +45,14 @@ _GRADIENTS = (
     Chart("cosine of each term of the loss with cross-entropy", ("term_cosine/*",)),
     Chart("norm of the head, and its alignment with the features", ("head_norm", "alignment")),
 )
+_DROPOUT = (
+    Chart(
+        "entropy of the mean prediction under dropout, and mean entropy (nats)",
+        ("predictive_entropy", "expected_entropy"),
+    ),
+    Chart("mutual information of passes with dropout (nats)", ("mutual_information",)),
+    Chart("variance of a logit under dropout (logit²)", ("logit_variance",)),
+)
 _RECALIBRATION = (
     Chart("NLL before and after recalibration (nats)", ("nll_before", "nll_after")),
     Chart("ECE before and after recalibration (fraction)", ("ece_before", "ece_after")),
@@ -54,6 +62,7 @@ _FAMILIES = (
     ("Logits", "logits", _LOGITS),
     ("Calibration", "calibration", _CALIBRATION),
     ("Gradients", "gradients", _GRADIENTS),
+    ("Dropout", "dropout", _DROPOUT),
     ("Recalibration", "recalibration", _RECALIBRATION),
 )
 _SUITE = (

@@ -7,6 +7,7 @@ from logitwatch.states.calibration_summary import CalibrationSummary
 from logitwatch.states.class_gradient import ClassGradient
 from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
+from logitwatch.states.dropout_summary import DropoutSummary
 from logitwatch.states.extrema import Extrema
 from logitwatch.states.gradient_summary import GradientSummary
 from logitwatch.states.head_scale import HeadScale
@@ -31,6 +32,7 @@ __all__ = [
     "ClassGradient",
     "ClasswiseCalibration",
     "ConfidenceCells",
+    "DropoutSummary",
     "Extrema",
     "GradientSummary",
     "HeadScale",

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logitwatch.callbacks.generators import kept_random, random_states, seed_everything
 from logitwatch.sinks.glossary import QUANTITIES
-from logitwatch.testing._generators import kept_random, random_states, seed_everything
 
 __all__ = ["assert_harmless"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from logitwatch.testing._generators import kept_random
+from logitwatch.callbacks.generators import kept_random
 from logitwatch.testing._telling import quiet, reason
 from logitwatch.testing.callback_checks import CALLBACK_CHECKS
 from logitwatch.testing.module_checks import MODULE_CHECKS

@@ -57,9 +57,9 @@ def everything(callbacks, *, criterion=None, returns_logits=False, folder=None, 
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)
-    subject = model(
-        L, noisy_step, network=net(dropout=0.5), criterion=criterion, kept=[], returns_logits=returns_logits
-    )
+    network = net(dropout=0.5)
+    subject = model(L, noisy_step, network=network, criterion=criterion, kept=[], returns_logits=returns_logits)
+    subject.answers = lambda batch: network(batch[0])
     gradients = Gradients()
     t = trainer(
         L, [gradients, *callbacks], folder=folder, max_epochs=2, num_sanity_val_steps=1, log_every_n_steps=2, **options
@@ -86,7 +86,8 @@ def everything(callbacks, *, criterion=None, returns_logits=False, folder=None, 
 @pytest.mark.parametrize("how", [{}, {"every_n_steps": 1, "rows": 4}], ids=["chosen", "every step"])
 def test_a_watched_run_is_the_same_run(criterion, options, how, tmp_path):
     without = everything([], criterion=criterion, **options)
-    monitors = [*logitwatch.watch(**how), logitwatch.GradientMonitor(**how), logitwatch.Recalibrator()]
+    probe = logitwatch.DropoutProbe(forward="answers", on_fault="raise")
+    monitors = [*logitwatch.watch(**how), logitwatch.GradientMonitor(**how), logitwatch.Recalibrator(), probe]
     watched = everything(monitors, criterion=criterion, folder=tmp_path, **options)
     same(without, watched)
 

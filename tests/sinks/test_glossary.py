@@ -40,8 +40,8 @@ def test_everything_a_monitor_logs_has_a_unit_and_a_meaning(monitor):
 def test_everything_explained_is_logged_by_somebody():
     logged = {f"{t.split('/')[0]}/{t.split('/')[2]}" for m in MONITORS for t in tags_of(m())}
     # A monitor that is in no run knows no loss; tests/callbacks/test_gradient_monitor.py tells of its terms.
-    # Of the others tests/callbacks/test_recalibrator.py and the session's tests tell.
-    itself = {name for name in QUANTITIES if name.startswith(("logitwatch/", "recalibration/"))}
+    # Of the others tests of `DropoutProbe` and `Recalibrator` and the session's tests tell.
+    itself = {name for name in QUANTITIES if name.startswith(("dropout/", "logitwatch/", "recalibration/"))}
     assert set(QUANTITIES) - itself - logged == {"losses/term", "gradients/term_norm", "gradients/term_cosine"}
 
 

@@ -71,7 +71,8 @@ def test_the_suite_does_none(name):
     lightning = namespace(name)
 
     def suite():
-        return [*logitwatch.watch(every_n_steps=1), logitwatch.GradientMonitor(), logitwatch.Recalibrator()]
+        others = logitwatch.DropoutProbe(), logitwatch.GradientMonitor(), logitwatch.Recalibrator()
+        return [*logitwatch.watch(every_n_steps=1), *others]
 
     assert_harmless(lambda: train(suite(), lightning=lightning), lambda: train([], lightning=lightning))
 

@@ -12,6 +12,7 @@ from helpers.bad_monitors import MUTANTS, Good, Plain, Positional, Unresumable
 from helpers.models import NAMESPACES, namespace
 
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
+from logitwatch.callbacks.dropout_probe import DropoutProbe
 from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
@@ -27,7 +28,7 @@ def of_criterion():
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize(
     "factory",
-    [LogitMonitor, CalibrationMonitor, GradientMonitor, of_criterion, Good],
+    [LogitMonitor, CalibrationMonitor, DropoutProbe, GradientMonitor, of_criterion, Good],
     ids=lambda factory: factory.__name__,
 )
 def test_a_monitor_passes(factory, name):

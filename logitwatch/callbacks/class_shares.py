@@ -22,6 +22,8 @@ def class_gradient(sample: Observation) -> ClassGradient:
     Of yes-or-no logits, of rows without logits and of rows without targets there is nothing to say.
     """
     shown = sample.shown
+    if shown is None:
+        return ClassGradient.empty(device=sample.valid.device)
     few = shown.spread(max(FEWEST, ELEMENTS // shown.num_classes))
     if few.targets is None or few.binary or few.logits.device != few.valid.device:
         return ClassGradient.empty(device=few.valid.device)

@@ -140,14 +140,54 @@ def test_calibrators_compares_them_on_rows_that_nothing_has_seen(capsys):
     assert re.search(r"^temperature +0\.\d{4} ", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_fashion_reads_the_files_of_the_package(tmp_path):
+def write_clothing(folder):
+    """Three pieces of it, in the files of the package."""
     for part in ("images-idx3", "labels-idx1"):
         header, numbers = (bytes(16), bytes([0, 51, 255]) * 784) if part[0] == "i" else (bytes(8), bytes([9, 0, 5]))
-        (tmp_path / f"t10k-{part}-ubyte.gz").write_bytes(gzip.compress(header + numbers))
+        (folder / f"t10k-{part}-ubyte.gz").write_bytes(gzip.compress(header + numbers))
+
+
+def test_fashion_reads_the_files_of_the_package(tmp_path):
+    write_clothing(tmp_path)
     images, labels = importlib.import_module("_fashion").fashion("t10k", tmp_path)
     assert images.shape == (3, 784)
     assert images[0, :4].tolist() == pytest.approx([0, 0.2, 1, 0])
     assert labels.tolist() == [9, 0, 5]
+
+
+@pytest.mark.slow
+def test_z_loss_pulls_the_log_partition_to_zero(monkeypatch, tmp_path):
+    # As a module, of which the figure is drawn too.
+    program = importlib.import_module("z_loss")
+    monkeypatch.setattr(program, "RATES", (0.03,))
+    monkeypatch.setattr(program, "LOOKS", 2)
+    found = program.main(out=str(tmp_path), seeds=1, steps=100)
+    free, held = (found[name, 0.03][0]["logits/val/log_partition"] for name in ("no z-loss", "ZLoss(1e-2)"))
+    assert len(free) == len(held) == 2
+    assert 0 < held[-1] < free[-1] - 0.5
+    assert found["ZLoss(1e-2)", 0.03][0]["logits/val/nll"][-1] < 4
+    drawn = runpy.run_path(str(ROOT / "docs/loss_figures.py"))["of_z_loss"](found, 100)
+    (panel,) = drawn.axes
+    assert [text.get_text() for text in panel.texts] == list(program.CRITERIA)
+
+
+def test_logit_norm_holds_the_norm_that_cross_entropy_lets_grow(monkeypatch, tmp_path):
+    write_clothing(tmp_path)
+    program = importlib.import_module("logit_norm")
+    found = program.main(out=str(tmp_path), seeds=2, epochs=3, folder=tmp_path)
+    (grown, *_), (held, *_) = (found[name]["logged"] for name in ("cross-entropy", "LogitNorm"))
+    assert grown["logits/train/norm"][-1] > 3 * grown["logits/train/norm"][0]
+    assert max(held["logits/train/norm"]) < grown["logits/train/norm"][-1] / 2
+    drawn = runpy.run_path(str(ROOT / "docs/loss_figures.py"))["of_logit_norm"](found)
+    assert [text.get_text() for text in drawn.axes[0].texts] == list(program.CRITERIA)
+
+
+def test_logit_norm_judges_a_separation():
+    separation = importlib.import_module("logit_norm").separation
+    digits, clothing = torch.tensor([[9.0, 0.0]] * 40), torch.tensor([[1.0, 0.0]] * 10)
+    perfect, none = separation(digits, clothing), separation(digits, digits)
+    assert {name[:5]: value for name, value in perfect.items()} == {"AUROC": 1, "FPR95": 0}
+    assert {name[:5]: value for name, value in none.items()} == {"AUROC": 0.5, "FPR95": 1}
 
 
 def test_own_monitor_passes_the_checks_of_every_monitor(monkeypatch, ills):

@@ -72,3 +72,9 @@ def test_the_code_of_the_page_runs():
     for block in blocks:
         exec(block, space)
     assert space["loss"].isfinite()
+
+
+def test_the_page_links_to_what_there_is():
+    links = re.findall(r"\]\(([^)#:]+)\)", PAGE)
+    assert any(link.endswith(".png") for link in links)
+    assert [link for link in links if not (Path(__file__).parents[2] / "docs" / link).exists()] == []

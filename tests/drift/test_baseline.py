@@ -100,6 +100,13 @@ def test_mostly_zeros_have_a_scale_of_their_own() -> None:
     assert 0.1 < base.scale < 1
 
 
+def test_deviations_of_skewed_noise_have_mean_zero() -> None:
+    values = [x * x for x in gaussian(8192, 11)]
+    z = deviations(Baseline.of(values[:4096]), values[4096:])
+    # Its median alone would be the centre 0.5 standard deviations too low. What is beyond the cut is 0.1 of the mean.
+    assert abs(statistics.fmean(max(-4.0, min(4.0, x)) for x in z)) < 0.1
+
+
 def test_the_warm_up_of_an_autocorrelated_series_is_longer() -> None:
     lengths = {}
     for memory in (0.0, 0.9):

@@ -2,7 +2,9 @@
 
 from logitwatch.drift.baseline import Baseline, Whitener
 from logitwatch.drift.detectors import Cusum, EProcess, PageHinkley, RollingZScore
+from logitwatch.drift.episode import Episode, Level
 from logitwatch.drift.evidence import Evidence, Side, signs_of
+from logitwatch.drift.growth import Forecast, forecast
 from logitwatch.drift.verdict import Detector, Verdict
 
 __all__ = [
@@ -10,11 +12,15 @@ __all__ = [
     "Cusum",
     "Detector",
     "EProcess",
+    "Episode",
     "Evidence",
+    "Forecast",
+    "Level",
     "PageHinkley",
     "RollingZScore",
     "Side",
     "Verdict",
     "Whitener",
+    "forecast",
     "signs_of",
 ]

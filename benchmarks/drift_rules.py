@@ -88,8 +88,8 @@ def lightning() -> Rule:
     last: deque[float] = deque(maxlen=10)
 
     def rule(x: float) -> bool:
-        mean = statistics.fmean(last) if last else math.inf
-        alarm = x > 0 and abs(x - mean) >= 2 * abs(mean)
+        mean = statistics.fmean(last) if last else x
+        alarm = bool(last) and x > 0 and abs(x - mean) >= 2 * abs(mean)
         if not alarm:
             last.append(x)
         return alarm

@@ -35,14 +35,26 @@ def test_heavy_tails_raise_the_threshold_beyond_their_largest() -> None:
     for z in heavy_tailed(20_000, 5):
         if evidence.add(z) < 1:
             largest = max(largest, abs(z))
-    assert evidence.threshold > 1.5 * largest > 15
+    assert evidence.outlier > 1.5 * largest > 15
+    assert evidence.add(1.5 * largest) < 1 <= evidence.add(4 * largest)
+
+
+def test_several_deviations_that_are_outliers_each_are_an_alarm_whatever_there_was_before() -> None:
+    evidence = started(gaussian(512, 9))
+    for _ in range(8):  # each is the largest so far and no alarm
+        evidence.add(evidence.outlier)
+        for _ in range(30):
+            evidence.add(0.0)
+    assert evidence.outlier > 100
+    # Four terms of ln(10,000) / 1.5 are 24.6, and each of these adds seven.
+    assert [evidence.add(9.0) >= 1 for _ in range(4)] == [False, False, False, True]
 
 
 def test_a_smaller_budget_has_a_higher_threshold() -> None:
     values = heavy_tailed(512, 6)
-    thresholds = [started(values, false_alarms=rate).threshold for rate in (1e-3, 1e-4, 1e-5)]
+    thresholds = [started(values, false_alarms=rate).outlier for rate in (1e-3, 1e-4, 1e-5)]
     assert thresholds == sorted(set(thresholds))
-    assert started(values, side="both").threshold == started(values, false_alarms=5e-5).threshold
+    assert started(values, side="both").outlier == started(values, false_alarms=5e-5).outlier
 
 
 def test_one_side_is_deaf_to_the_other() -> None:
@@ -80,7 +92,7 @@ def test_an_accident_in_the_warm_up_does_not_make_blind() -> None:
     values = gaussian(128, 8)
     values[0] = 1e4
     # Eight scales, less the allowance, and as much again as that exceeds sqrt(2 ln 128) + 0.5.
-    assert started(values).threshold < math.log(1e4) / 1.5 + 7 + 5
+    assert started(values).outlier < math.log(1e4) / 1.5 + 7 + 5
 
 
 @pytest.mark.parametrize(

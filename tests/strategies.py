@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import Tensor
 
+from logitwatch.functional.attention import head_statistics
 from logitwatch.functional.linear_head import LinearRows
 from logitwatch.functional.row_statistics import row_statistics
+from logitwatch.states.attention_summary import AttentionSummary
 from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.calibration_summary import CalibrationSummary
@@ -63,6 +65,12 @@ def class_gradient(z: Tensor, y: Tensor) -> ClassGradient:
     return ClassGradient.of(z, y, (y >= 0) & (y < z.shape[1]))
 
 
+def attention_summary(z: Tensor, y: Tensor) -> AttentionSummary:
+    """Rows of logits as the attention logits of one head; nothing heard where there are none."""
+    heads = head_statistics(z.detach()[None, None])
+    return AttentionSummary.of({1: heads})
+
+
 def linear_rows_of(z: Tensor) -> LinearRows:
     """Rows of a head whose weight stays the same and whose logits are found."""
     norm = z.detach().double().norm(dim=-1)
@@ -71,6 +79,7 @@ def linear_rows_of(z: Tensor) -> LinearRows:
 
 # Every state is here; the laws and the contract run over this table.
 STATE_KINDS = {
+    "attention_summary": StateKind(AttentionSummary.empty, attention_summary),
     "calibration_evidence": StateKind(CalibrationEvidence.empty, CalibrationEvidence.of),
     "calibration_sketch": StateKind(CalibrationSketch.empty, CalibrationSketch.of),
     "classwise_calibration": StateKind(

@@ -1,5 +1,6 @@
 """Frozen, fixed-size, mergeable summaries: ``empty()``, ``of(...)``, ``merge(other)``."""
 
+from logitwatch.states.attention_summary import AttentionSummary
 from logitwatch.states.binned_error import Interval
 from logitwatch.states.calibration_evidence import CalibrationEvidence, alarm_threshold
 from logitwatch.states.calibration_sketch import CalibrationSketch
@@ -24,6 +25,7 @@ from logitwatch.states.smoothing_grids import SmoothingGrids
 from logitwatch.states.temperature_grid import TemperatureFit, TemperatureGrid
 
 __all__ = [
+    "AttentionSummary",
     "BrierDecomposition",
     "Buckets",
     "CalibrationEvidence",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch._dynamo.eval_frame import skip_code
 from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
 
+from logitwatch.capture.attention import AttentionEar
+from logitwatch.capture.attention_calls import ATTENTION
 from logitwatch.capture.criteria import FUNCTIONS, Call, Lender, read_function, read_module
 from logitwatch.capture.explicit import explicit_call, observe
 from logitwatch.capture.fused import Listening
@@ -41,6 +44,8 @@ class Look:
         number: The same on all ranks, and another one for each look.
         heard: The best level at which the function mode saw anything; hooks are not asked for it.
         heads: Calls of the linear layer that is overheard, see `Tap.overhear`.
+        attention: Who listens to attention in this step, if anybody does, see `Tap.listen_to_attention`.
+        now: What work amid the step is timed with.
     """
 
     def __init__(self, stage: str, loader: int = 0) -> None:
@@ -50,8 +55,15 @@ class Look:
         self.result: Any = None
         self.heard: Level | None = None
         self.heads: list[LinearCall] = []
+        self.attention: AttentionEar | None = None
+        self.now: Callable[[], float] = time.perf_counter
         self._calls: dict[Level, list[Call]] = {level: [] for level in Level}
         self._fault: Exception | None = None
+
+    @property
+    def seconds(self) -> float:
+        """What has been spent on this look amid the step."""
+        return 0.0 if self.attention is None else self.attention.seconds
 
     def add(self, level: Level, call: Call | None) -> None:
         """Note a call, unless backward is recomputing a checkpointed region: then it was seen in forward already."""
@@ -137,6 +149,7 @@ class CriterionMode(Listening):
         self._look = look
         self._lenders = lenders or {}
         self._kept: Any = None
+        self._attends = look.attention is not None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -154,7 +167,17 @@ class CriterionMode(Listening):
             self._kept = (called, args, kwargs, result, self._kept)
         elif func in FUNCTIONS:
             self._see(func, args, kwargs, result)
+        elif self._attends and func in ATTENTION:
+            if not compiling:
+                self._attend(func, args, kwargs)
+            elif torch.is_grad_enabled():  # backward keeps queries and keys; elsewhere they would be kept for us alone
+                self._kept = (func, args, kwargs, None, self._kept)
         return result
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
+    def _attend(self, *call: Any, compiled: bool = False) -> None:
+        if self._look.attention is not None:
+            self._look.attention.hear(*call, compiled=compiled)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
     def _see(self, *call: Any) -> None:
@@ -204,6 +227,8 @@ class CriterionMode(Listening):
                 self._look.hear(Level.EXPLICIT, partial(explicit_call, *args, **kwargs))
             elif called in FUNCTIONS:
                 self._look.hear(Level.FUNCTION, self._unseen, called, args, kwargs, result)
+            elif called in ATTENTION:
+                self._attend(called, args, kwargs, compiled=True)
             elif isinstance(called, Lender):
                 self._look.hear(Level.LOSS, read_module, self._name(called), called, args[1:], kwargs, result)
 

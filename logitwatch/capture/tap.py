@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch._dynamo.eval_frame import skip_code
 
+from logitwatch.capture.attention import AttentionEar, module_names
 from logitwatch.capture.criteria import Call, Lender, read_module, watched_criteria
 from logitwatch.capture.explicit import receiving
 from logitwatch.capture.fused import unheard
@@ -81,6 +82,8 @@ class Tap:
         self._listen: dict[str, bool] = {}
         self._silent: dict[str, int] = {}
         self._generators: dict[torch.device, torch.Generator] = {}
+        self._attention_rows = 0
+        self._names: dict[int, str] = {}
         self.attached = False
         self.criteria: list[str] = []
 
@@ -132,6 +135,17 @@ class Tap:
             self._overheard.add(name)
             self._hook(module.get_submodule(name), Look.overhear)
 
+    def listen_to_attention(self, rows: int) -> None:
+        """Listen to torch's attention in steps that are looked at, see `AttentionEar`; goes with the hooks.
+
+        In an evaluation it is listened to in batches 0, 1, 2, 4, 8, ...: there every batch is looked at, and no budget
+        keeps the cost.
+
+        Args:
+            rows: Query rows of each head in a call; the largest of those that were asked for counts.
+        """
+        self._attention_rows = max(self._attention_rows, rows)
+
     def detach(self) -> None:
         """Take every hook and wrapper off again. Harmless when there is none."""
         while self._undo:
@@ -140,6 +154,7 @@ class Tap:
         self.attached = False
         self.requested, self.criteria, self._lenders, self._overheard = set(), [], {}, set()
         self._best, self._listen, self._silent = {}, {}, {}
+        self._attention_rows, self._names = 0, {}
 
     def captured(self, look: Look, call: Call) -> Observation | SplitRows:
         """What a call of a look was about: an `observation`, or this rank's shards of rows whose classes are split."""
@@ -220,7 +235,7 @@ class Tap:
                 if look is None:
                     return step(*args, **kwargs)
                 undo = contextlib.ExitStack()
-                call(look.attempt, self._begin, look, undo)
+                call(look.attempt, self._begin, look, undo, args[1] if len(args) > 1 else kwargs.get("batch_idx", 0))
                 result = step(*args, **kwargs)
             finally:
                 self._running = False
@@ -235,18 +250,27 @@ class Tap:
 
         return around
 
-    def _begin(self, look: Look, undo: contextlib.ExitStack) -> None:
+    def _begin(self, look: Look, undo: contextlib.ExitStack, batch: Any) -> None:
         undo.callback(setattr, self, "_look", None)
         self._look = look
         for lender in self._lenders.values():
             if look.lend(lender, {}):
                 undo.callback(look.lend, lender, None)
         undo.enter_context(receiving(partial(look.note, Level.EXPLICIT)))
-        if self._needs_mode(look.stage):
+        if self._attention_rows and isinstance(batch, int) and (look.stage == "train" or not batch & (batch - 1)):
+            look.attention = self._ear(look, batch)
+        if look.attention is not None or self._needs_mode(look.stage):
             undo.enter_context(unheard())
             mode = CriterionMode(look, self._lenders)
             undo.callback(mode.leave)
             mode.__enter__()  # type: ignore[no-untyped-call, unused-ignore]
+
+    def _ear(self, look: Look, batch: int) -> AttentionEar:
+        module = self._module()
+        if not self._names and module is not None:
+            self._names = module_names(module)
+        seed = (look.step << 20) + batch
+        return AttentionEar(self._names, self._attention_rows, self.generator, seed=seed, now=look.now)
 
     def _needs_mode(self, stage: str) -> bool:
         """Whether torch's functions must be listened to: no better source spoke when this stage was last looked at.

@@ -290,3 +290,62 @@ def test_what_is_no_linear_layer_is_not_overheard():
         tap.overhear("criterion")
     tap.detach()
     assert traces(module) == (0, [])
+
+
+class Attending(Model):
+    def training_step(self, x, batch_idx=0):
+        F.scaled_dot_product_attention(x, x, x)
+        return self.way(self.net(x))
+
+    def validation_step(self, x, batch_idx=0, dataloader_idx=0):
+        return self.training_step(x)
+
+
+def test_attention_is_listened_to_where_that_is_asked_for_and_let_go_with_the_hooks():
+    module, ears = Attending(), Ears()
+    tap = Tap.of(module)
+    tap.attach(ears)
+    module.training_step(X)
+    assert ears.looks[-1].attention is None
+    for rows in (2, 3, 1):
+        tap.listen_to_attention(rows)
+    for batch in (0, 3):
+        module.training_step(X, batch)
+        assert ears.looks[-1].attention.layers["attention"].rows.item() == 3  # the criterion has a hook and is heard
+        assert ears.looks[-1].level is Level.CRITERION
+    tap.detach()
+    tap.attach(ears)
+    module.training_step(X)
+    assert ears.looks[-1].attention is None
+    assert ears.faults == 0
+
+
+def test_in_an_evaluation_fewer_and_fewer_batches_are_listened_to():
+    module, ears = Attending(), Ears()
+    tap = Tap.of(module)
+    tap.attach(ears)
+    tap.listen_to_attention(8)
+    for batch in range(20):
+        module.validation_step(X, batch)
+    heard = [number for number, look in enumerate(ears.looks) if look.attention is not None]
+    assert heard == [0, 1, 2, 4, 8, 16]
+    module.validation_step(X, "first")  # whatever a user calls it with
+    assert ears.looks[-1].attention is None
+    assert ears.looks[-1].level is Level.CRITERION
+    assert ears.faults == 0
+    tap.detach()
+
+
+def test_a_look_at_attention_leaves_no_mode_behind_where_the_step_raises():
+    module, ears = Attending(), Ears()
+
+    def fail(z):
+        raise RuntimeError("user")
+
+    module.way = fail
+    Tap.of(module).attach(ears)
+    Tap.of(module).listen_to_attention(8)
+    with pytest.raises(RuntimeError, match="user"):
+        module.training_step(X)
+    assert torch.overrides._get_current_function_mode_stack() == []
+    Tap.of(module).detach()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from logitwatch.callbacks.tags import Tags
+from logitwatch.capture.look import Look
 from logitwatch.capture.observation import Observation
 from logitwatch.sinks.readings import Reading
 from logitwatch.states.protocol import State
@@ -53,6 +54,13 @@ class Reporter(ABC):
             terms: Value of each term of the loss, where it is one of ours, and what other numbers it lends.
             histograms: Whether histograms are wanted of this look.
         """
+
+    def beside(self, look: Look) -> State | None:
+        """The state of what a step that was looked at shows beside its logits; None where it has nothing to say.
+
+        Asked once for each look, whatever was captured in it, and merged with what `summary` gives.
+        """
+        return None
 
     @abstractmethod
     def readings(self, state: State, tags: Tags, step: int) -> list[Reading]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -88,7 +87,7 @@ class Session:
                 if not self.pace.due(step):
                     return None
             look = Look(stage, int(args[2] if len(args) > 2 else kwargs.get("dataloader_idx", 0)))
-            look.step, look.number = step, self.windows.split.number(step)
+            look.step, look.number, look.now = step, self.windows.split.number(step), self.pace.now
             return look
         except Exception:
             self.faults.note("cadence")
@@ -96,7 +95,7 @@ class Session:
 
     def receive(self, look: Look) -> None:
         """See `Listener.receive`."""
-        start = self.pace.now()
+        start = self.pace.now() - look.seconds
         if self.faults.armed("capture"):
             self.faults.attempt("capture", self._absorb, look, otherwise=None)
         cadence = self.pace.cadence
@@ -196,6 +195,8 @@ class Session:
     @torch.no_grad()
     def _absorb(self, look: Look) -> None:
         """Make observations of a look and merge what each monitor makes of them."""
+        for monitor in self.monitors:
+            self.windows.gather(monitor, look, partial(monitor.beside, look))
         seen: list[tuple[Call, Observation | SplitRows]] = []
         for call in look.calls(self.tap.requested):
             if not seen:  # the rows drawn of a step are the same whatever was drawn before: after a resume, too
@@ -226,10 +227,9 @@ class Session:
         histograms = training is None or training.histograms
         terms = {name: n for kind in ("terms", "numbers") for name, n in (call.lent or {}).get(kind, {}).items()}
         for monitor in self.monitors:
-            place = type(monitor).__name__
-            if call.source == (monitor.source or primary) and self.faults.armed(place):
+            if call.source == (monitor.source or primary):
                 summary = partial(monitor.summary, observation, sample, terms, histograms=histograms)
-                self.faults.attempt(place, self._gather, monitor, look, summary, otherwise=None)
+                self.windows.gather(monitor, look, summary)
         return sample.num_rows
 
     def _keep(self, look: Look, call: Call, rows: SplitRows, primary: str | None) -> int:
@@ -241,9 +241,6 @@ class Session:
             for name in asked
         )
         return max(kept, default=0)
-
-    def _gather(self, monitor: Reporter, look: Look, summary: Callable[[], State | None]) -> None:
-        self.windows.add(monitor, look.stage, look.loader, summary())
 
     def _report_window(self, step: int, *, last: bool = False) -> None:
         """Report the training steps since the last report."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.reduction import alike, rank, reduced
 from logitwatch.callbacks.reporter import Reporter
 from logitwatch.callbacks.split_windows import SplitWindows
+from logitwatch.capture.look import Look
 from logitwatch.states.protocol import Packed, State, pack, to_device, unpack
 
 __all__ = ["Windows", "plain_state"]
@@ -46,6 +47,12 @@ class Windows:
         key = (monitor.state_key, stage, loader)
         window = self._states.get(key)
         self._states[key] = state if window is None else window.merge(state)
+
+    def gather(self, monitor: Reporter, look: Look, make: Callable[[], State | None]) -> None:
+        """Merge what a monitor makes of a look into its window; its exceptions are isolated."""
+        place = type(monitor).__name__
+        if self._faults.armed(place):
+            self._faults.attempt(place, lambda: self.add(monitor, look.stage, look.loader, make()), otherwise=None)
 
     def clear(self, monitor: Reporter, stage: str, loader: int = 0) -> None:
         """Begin a window anew."""

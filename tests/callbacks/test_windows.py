@@ -7,6 +7,7 @@ from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.faults import Faults
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.windows import Windows, plain_state
+from logitwatch.capture.look import Look
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.calibration_summary import CalibrationSummary
 from logitwatch.states.extrema import Extrema
@@ -41,6 +42,22 @@ def test_a_cleared_window_begins_anew():
     windows.clear(monitor, "train")
     windows.add(monitor, "train", 0, sketch(2))
     assert [int(s.sketch.count) for s in windows.merged([monitor], "train", 1, CPU)[0].values()] == [2]
+
+
+def test_what_a_monitor_makes_of_a_look_is_gathered_and_what_it_raises_is_counted():
+    faults = Faults()
+    windows, monitor = Windows(faults), CalibrationMonitor()
+    look = Look("val", 1)
+
+    def fail():
+        raise RuntimeError("a fault of the monitor")
+
+    for make in (lambda: sketch(3), fail, lambda: None, lambda: sketch(4), fail, fail, lambda: sketch(9)):
+        windows.gather(monitor, look, make)
+    assert faults.count == 3
+    # After three faults it is asked no more.
+    (_, state) = windows.merged([monitor], "val", 2, CPU)[0].values()
+    assert int(state.sketch.count) == 7
 
 
 def test_a_saved_window_comes_back_through_a_safe_load_and_goes_on(tmp_path):

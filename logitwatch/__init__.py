@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from logitwatch.callbacks.attention_monitor import AttentionMonitor as AttentionMonitor
     from logitwatch.callbacks.calibration_monitor import CalibrationMonitor as CalibrationMonitor
     from logitwatch.callbacks.dropout_probe import DropoutProbe as DropoutProbe
     from logitwatch.callbacks.gradient_monitor import GradientMonitor as GradientMonitor
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AttentionMonitor": "logitwatch.callbacks.attention_monitor",
     "CalibrationMonitor": "logitwatch.callbacks.calibration_monitor",
     "DropoutProbe": "logitwatch.callbacks.dropout_probe",
     "GradientMonitor": "logitwatch.callbacks.gradient_monitor",
@@ -28,6 +30,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AttentionMonitor",
     "CalibrationMonitor",
     "DropoutProbe",
     "GradientMonitor",

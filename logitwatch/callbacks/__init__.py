@@ -1,5 +1,6 @@
 """Monitors: callbacks for a Trainer of either Lightning namespace."""
 
+from logitwatch.callbacks.attention_monitor import AttentionMonitor
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.dropout_probe import DropoutProbe
 from logitwatch.callbacks.gradient_monitor import GradientMonitor
@@ -9,6 +10,7 @@ from logitwatch.callbacks.recalibrator import Recalibrator
 from logitwatch.callbacks.watch import watch
 
 __all__ = [
+    "AttentionMonitor",
     "CalibrationMonitor",
     "DropoutProbe",
     "GradientMonitor",

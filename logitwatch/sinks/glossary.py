@@ -101,6 +101,22 @@ QUANTITIES: dict[str, Quantity] = {
     "dropout/histogram": Quantity("logit²", "distribution over rows of the variance of a logit under dropout"),
     "dropout/rows": Quantity("rows", "rows that were probed with dropout"),
     "dropout/nonfinite": Quantity("rows", "probed rows with a logit that is not finite in some pass, left out"),
+    "attention/max_logit": Quantity(
+        "logit", "largest |logit| of an attention head in the query rows looked at: the true one is no smaller"
+    ),
+    "attention/max_logit_bound": Quantity(
+        "logit", "what no |logit| of an attention head exceeds in the batches looked at, from norms of queries and keys"
+    ),
+    "attention/entropy": Quantity(
+        "fraction", "mean entropy of an attention row over that of looking at all its keys alike: near 0 at one key"
+    ),
+    "attention/entropy_min": Quantity("fraction", "the same of the attention head that looks least around"),
+    "attention/max_logit_by_head": Quantity("logit", "largest |logit| of the query rows looked at, layer by head"),
+    "attention/entropy_by_head": Quantity("fraction", "mean entropy of an attention row, layer by head"),
+    "attention/rows": Quantity("rows", "query rows of all attention heads that were looked at"),
+    "attention/nonfinite": Quantity("rows", "query rows with a NaN or an infinite attention logit"),
+    "attention/unread": Quantity("count", "calls of attention that could not be read"),
+    "attention/left_out": Quantity("count", "attention heads, each time they were seen, that have no place"),
     "recalibration/nll_before": Quantity("nats", "NLL of the held-out rows as they are"),
     "recalibration/nll_after": Quantity("nats", "NLL of the same rows under a calibrator fitted to others"),
     "recalibration/ece_before": Quantity("fraction", "expected calibration error of the held-out rows as they are"),

@@ -53,6 +53,11 @@ _DROPOUT = (
     Chart("mutual information of passes with dropout (nats)", ("mutual_information",)),
     Chart("variance of a logit under dropout (logit²)", ("logit_variance",)),
 )
+_ATTENTION = (
+    Chart("largest attention logit, and a bound on it (logit)", ("max_logit", "max_logit_bound")),
+    Chart("spread of attention: all heads, and the least (fraction)", ("entropy", "entropy_min")),
+    Chart("trouble: non-finite rows, calls not read, heads left out", ("nonfinite", "unread", "left_out")),
+)
 _RECALIBRATION = (
     Chart("NLL before and after recalibration (nats)", ("nll_before", "nll_after")),
     Chart("ECE before and after recalibration (fraction)", ("ece_before", "ece_after")),
@@ -63,6 +68,7 @@ _FAMILIES = (
     ("Calibration", "calibration", _CALIBRATION),
     ("Gradients", "gradients", _GRADIENTS),
     ("Dropout", "dropout", _DROPOUT),
+    ("Attention", "attention", _ATTENTION),
     ("Recalibration", "recalibration", _RECALIBRATION),
 )
 _SUITE = (

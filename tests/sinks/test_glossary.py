@@ -1,11 +1,15 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
+from logitwatch.callbacks.attention_monitor import AttentionMonitor
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.tags import Tags
+from logitwatch.capture.attention import AttentionEar
 from logitwatch.capture.heads import LinearCall
+from logitwatch.capture.look import Look
 from logitwatch.capture.observation import Observation
 from logitwatch.sinks.glossary import QUANTITIES, describe
 from logitwatch.sinks.readings import Alert, Scalars
@@ -16,12 +20,15 @@ SEEN = Observation.of(
 )
 # Made by a layer that hands on what it is given.
 SEEN.head = LinearCall(torch.eye(4), None, SEEN.logits, SEEN.logits, SEEN.logits)
+# The same as the queries and keys of a head.
+LOOK = Look("val")
+LOOK.attention = AttentionEar({}, 32, torch.Generator)
+LOOK.attention.hear(F.scaled_dot_product_attention, [SEEN.logits[None, None]] * 3, {})
 
 
 def tags_of(monitor) -> set[str]:
-    state = monitor.summary(
-        SEEN, SEEN, {"z_loss": torch.tensor(1.0), "soft_cap_saturation": torch.tensor(0.5)}, histograms=True
-    )
+    terms = {"z_loss": torch.tensor(1.0), "soft_cap_saturation": torch.tensor(0.5)}
+    state = monitor.beside(LOOK) or monitor.summary(SEEN, SEEN, terms, histograms=True)
     monitor.readings(state, Tags("train"), 0)
     readings = monitor.readings(state, Tags("val"), 0)
     return {
@@ -29,7 +36,7 @@ def tags_of(monitor) -> set[str]:
     }
 
 
-MONITORS = [LogitMonitor, CalibrationMonitor, GradientMonitor]
+MONITORS = [AttentionMonitor, CalibrationMonitor, GradientMonitor, LogitMonitor]
 
 
 @pytest.mark.parametrize("monitor", MONITORS, ids=lambda monitor: monitor.__name__)

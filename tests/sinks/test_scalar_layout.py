@@ -47,3 +47,10 @@ def test_the_suite_watches_itself():
     layout = scalar_layout(["logitwatch/overhead", "logitwatch/faults", "alerts/b", "alerts/a"])
     assert [chart.tags for chart in layout["The suite itself"]] == [("logitwatch/overhead",), ("logitwatch/faults",)]
     assert layout["Alerts"][0].tags == ("alerts/a", "alerts/b")
+
+
+def test_the_largest_attention_logit_is_beside_its_bound():
+    layout = scalar_layout([f"attention/train/{name}" for name in ("max_logit_bound", "entropy", "max_logit", "rows")])
+    largest, spread = layout["Attention: train"]
+    assert largest.tags == ("attention/train/max_logit", "attention/train/max_logit_bound")
+    assert spread.tags == ("attention/train/entropy",)

@@ -11,6 +11,7 @@ from architecture.source_tree import PACKAGE, modules
 from helpers.bad_monitors import MUTANTS, Good, Plain, Positional, Unresumable
 from helpers.models import NAMESPACES, namespace
 
+from logitwatch.callbacks.attention_monitor import AttentionMonitor
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.dropout_probe import DropoutProbe
 from logitwatch.callbacks.faults import Faults
@@ -28,7 +29,7 @@ def of_criterion():
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize(
     "factory",
-    [LogitMonitor, CalibrationMonitor, DropoutProbe, GradientMonitor, of_criterion, Good],
+    [AttentionMonitor, LogitMonitor, CalibrationMonitor, DropoutProbe, GradientMonitor, of_criterion, Good],
     ids=lambda factory: factory.__name__,
 )
 def test_a_monitor_passes(factory, name):

@@ -71,7 +71,7 @@ class AttentionEar:
         self._heard: list[weakref.ref[Any]] = []
 
     def hear(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, compiled: bool = False) -> None:
-        """Take up a call, unless backward is recomputing a checkpointed region.
+        """Take up a call. What backward recomputes is not heard: no mode listens there.
 
         Args:
             function: One of `ATTENTION`.
@@ -79,8 +79,6 @@ class AttentionEar:
             compiled: Whether the call was left by compiled code, where nobody knows the module any more. If the code
                 was run as Python it was heard before.
         """
-        if torch._C._current_graph_task_id() != -1:  # type: ignore[attr-defined, unused-ignore]
-            return
         start = self._now()
         try:
             queries = args[0] if args else kwargs["query"]
@@ -96,7 +94,6 @@ class AttentionEar:
         finally:
             self.seconds += self._now() - start
 
-    @torch.no_grad()
     def _take_up(self, name: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         try:
             call = read_attention(function, args, kwargs)

@@ -87,8 +87,8 @@ def _read_fused(given: Mapping[str, Any]) -> AttentionCall:
     """The kernels of an evaluation, batch first; that of a whole encoder layer may normalise before it attends."""
     query = _dense(given["query"], "queries")
     if given.get("norm_first"):
-        norm = (given["norm_weight"], given["norm_bias"], given["eps"])
-        query = F.layer_norm(query, query.shape[-1:], *norm)
+        weight, bias = _dense(given["norm_weight"], "weight"), _dense(given["norm_bias"], "bias")
+        query = F.layer_norm(query, query.shape[-1:], weight, bias, given["eps"])
     key = _dense(given["key"], "keys") if "key" in given else query
     weights = _dense(given["qkv_weight"], "weight").chunk(3)
     q, k = _projected((query, key), weights, given.get("qkv_bias"), given["num_heads"])

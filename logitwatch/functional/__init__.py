@@ -1,13 +1,6 @@
 """Pure functions of logits: per example in, per example out, classes on ``dim``; torch and nothing else."""
 
-from logitwatch.functional.attention import (
-    HeadStatistics,
-    attention_entropy,
-    attention_logit_bound,
-    attention_logits,
-    head_statistics,
-    visible_keys,
-)
+from logitwatch.functional.attention import attention_entropy, attention_logit_bound, attention_logits
 from logitwatch.functional.ensembles import average_logits, mixture_of_probabilities, mutual_information
 from logitwatch.functional.positive_rows import PositiveRows, positive_rows
 from logitwatch.functional.row_statistics import (
@@ -32,7 +25,6 @@ from logitwatch.functional.uncertainty import confidence, effective_classes, ene
 
 __all__ = [
     "CalibrationRows",
-    "HeadStatistics",
     "PositiveRows",
     "RowStatistics",
     "attention_entropy",
@@ -46,7 +38,6 @@ __all__ = [
     "confidence",
     "effective_classes",
     "energy",
-    "head_statistics",
     "log_odds",
     "log_partition",
     "logit_margin",
@@ -60,5 +51,4 @@ __all__ = [
     "softmax_entropy",
     "target_log_odds",
     "target_rank",
-    "visible_keys",
 ]

@@ -270,6 +270,12 @@ def test_a_memory_that_does_not_fit_changes_nothing():
     monitor.recall({})
 
 
+def test_layers_keep_their_places_over_a_resume():
+    monitor = AttentionMonitor()
+    monitor.recall({**AttentionMonitor().memory(), "layers": ["net.2", "net.1"]})
+    assert monitor.memory()["layers"] == ["net.2", "net.1"]
+
+
 def test_a_prediction_is_told_without_alerts(tmp_path):
     subject = model(L, network=network(large))
     t = trainer(L, [watching()], folder=tmp_path)

@@ -123,6 +123,19 @@ def test_multihead_attention_in_training_is_read_as_it_attends(options, masks):
     torch.testing.assert_close(found[whole], weights[whole], rtol=1e-4, atol=1e-6)
 
 
+def test_masks_of_truth_values_hide_where_the_function_is_called_without_its_module():
+    module = attention()
+    x = randn(LENGTH, BATCH, WIDTH)
+    args = (x, x, x, WIDTH, HEADS, module.in_proj_weight, module.in_proj_bias, None, None, False, 0.0)
+    args += (module.out_proj.weight, module.out_proj.bias)
+    masks = {"key_padding_mask": PADDING, "attn_mask": CAUSAL}
+    _, call, (_, weights) = read_from(
+        lambda: F.multi_head_attention_forward(*args, average_attn_weights=False, **masks)
+    )
+    assert {mask.dtype for mask in call.masks} == {torch.bool}
+    torch.testing.assert_close(probabilities(call), weights, rtol=1e-4, atol=1e-6)
+
+
 def test_a_sequence_without_a_batch_is_read():
     module = attention()
     x = randn(LENGTH, WIDTH)

@@ -75,10 +75,14 @@ def same(one, other):
 def test_an_evaluation_keeps_its_fused_layers(space, criterion, network):
     lightning, what = namespace(space), (NETWORKS[network], CRITERIA[criterion])
     without = run(lightning, *what, [])
-    same(
-        without,
-        run(lightning, *what, [*logitwatch.watch(every_n_steps=1), logitwatch.GradientMonitor(every_n_steps=1)]),
-    )
+    kinds = (logitwatch.GradientMonitor, logitwatch.AttentionMonitor)
+    same(without, run(lightning, *what, [*logitwatch.watch(every_n_steps=1), *(k(every_n_steps=1) for k in kinds)]))
+
+
+def test_attention_of_tokens_that_were_packed_is_counted_as_unread(caplog):
+    run(namespace("pytorch_lightning"), NETWORKS["padded"], lambda: None, [logitwatch.AttentionMonitor()])
+    (said,) = [record.message for record in caplog.records if "could not be read" in record.message]
+    assert "attention in val could not be read: _transformer_encoder_layer_fwd: queries must be a dense tensor" in said
 
 
 @pytest.mark.parametrize("network", NETWORKS)

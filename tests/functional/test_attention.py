@@ -135,6 +135,11 @@ def test_no_logit_is_beyond_the_bound(a: np.ndarray, count: int, data: st.DataOb
     assert attention_logits(q.double(), k.double()).abs().max() <= bound.max()
 
 
+def test_each_head_has_the_bound_of_the_keys_it_shares() -> None:
+    q, k = torch.ones(1, 4, 1, 1), torch.tensor([2.0, 7.0]).reshape(1, 2, 1, 1)
+    assert attention_logit_bound(q, k).tolist() == pytest.approx([2.0, 2.0, 7.0, 7.0], rel=1e-5)  # rounded up
+
+
 def test_parallel_vectors_reach_the_bound() -> None:
     q = vectors(1, 1, 1)
     # Rounding of norms and product is the room above it.

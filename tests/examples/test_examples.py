@@ -124,6 +124,12 @@ def test_early_stopping_follows_refinement():
     assert Path(trainer.checkpoint_callback.best_model_path).exists()
 
 
+def test_attention_grows_where_nothing_normalises_queries_and_keys():
+    usual, normed = example("attention")["main"](epochs=3).values()
+    assert normed["attention/val/max_logit"] <= normed["attention/val/max_logit_bound"] <= 4.01  # sqrt(16)
+    assert usual["attention/val/max_logit"] > 4 * normed["attention/val/max_logit"]
+
+
 def test_explicit_hands_over_logits_of_an_unknown_loss():
     seen = example("explicit")["main"](epochs=2)
     assert seen["calibration/val/accuracy"] > 0.5

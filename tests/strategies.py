@@ -16,6 +16,7 @@ from logitwatch.states.attention_summary import AttentionSummary
 from logitwatch.states.calibration_evidence import CalibrationEvidence
 from logitwatch.states.calibration_sketch import CalibrationSketch
 from logitwatch.states.calibration_summary import CalibrationSummary
+from logitwatch.states.class_counts import ClassCounts
 from logitwatch.states.class_gradient import ClassGradient
 from logitwatch.states.classwise_calibration import ClasswiseCalibration
 from logitwatch.states.confidence_cells import ConfidenceCells
@@ -25,11 +26,13 @@ from logitwatch.states.gradient_summary import GradientSummary
 from logitwatch.states.head_scale import HeadScale
 from logitwatch.states.logit_histogram import LogitHistogram
 from logitwatch.states.logit_summary import LogitSummary
+from logitwatch.states.look_series import LookSeries
 from logitwatch.states.moments import Moments
 from logitwatch.states.position_calibration import PositionCalibration
 from logitwatch.states.protocol import State
 from logitwatch.states.rank_cells import RankCells
 from logitwatch.states.smoothing_grids import SmoothingGrids
+from logitwatch.states.stability_summary import StabilitySummary
 from logitwatch.states.temperature_grid import TemperatureGrid
 
 CLASSES = 3
@@ -77,6 +80,23 @@ def linear_rows_of(z: Tensor) -> LinearRows:
     return LinearRows(norm.new_full((), 2.0), norm, norm / 3, norm.new_zeros(()))
 
 
+def stability_summary(z: Tensor, y: Tensor) -> StabilitySummary:
+    """As `StabilityGuard` makes it of one look; what it says of the type the logits came in is that of float32."""
+    rows = row_statistics(z.detach(), y)
+    return StabilitySummary.of(rows, y, y != IGNORE_INDEX, num_classes=CLASSES, dtype=torch.float32, step=3, place=3)
+
+
+def class_counts(z: Tensor, y: Tensor) -> ClassCounts:
+    """Of rows that have a maximum."""
+    rows = row_statistics(z.detach(), y)
+    return ClassCounts.of(rows.prediction, y, rows.finite, num_classes=CLASSES)
+
+
+def look_series(z: Tensor, y: Tensor) -> LookSeries:
+    """One look."""
+    return LookSeries.of(row_statistics(z.detach(), y), y != IGNORE_INDEX, place=5)
+
+
 # Every state is here; the laws and the contract run over this table.
 STATE_KINDS = {
     "attention_summary": StateKind(AttentionSummary.empty, attention_summary),
@@ -85,6 +105,7 @@ STATE_KINDS = {
     "classwise_calibration": StateKind(
         lambda: ClasswiseCalibration.empty(CLASSES), lambda z, y: ClasswiseCalibration.of(z, y)
     ),
+    "class_counts": StateKind(ClassCounts.empty, class_counts),
     "confidence_cells": StateKind(ConfidenceCells.empty, lambda z, y: ConfidenceCells.of(*counted_rows(z, y))),
     "extrema": StateKind(Extrema.empty, lambda z, y: Extrema.of(z)),
     "class_gradient": StateKind(ClassGradient.empty, class_gradient),
@@ -93,6 +114,7 @@ STATE_KINDS = {
     "gradient_summary": StateKind(GradientSummary.empty, gradient_summary),
     "head_scale": StateKind(HeadScale.empty, lambda z, y: HeadScale.of(linear_rows_of(z))),
     "logit_histogram": StateKind(LogitHistogram.empty, lambda z, y: LogitHistogram.of(z)),
+    "look_series": StateKind(LookSeries.empty, look_series),
     # Its rows come from an observation, which has let go of the graph.
     "logit_summary": StateKind(
         LogitSummary.empty,
@@ -116,6 +138,7 @@ STATE_KINDS = {
     ),
     "rank_cells": StateKind(RankCells.empty, lambda z, y: RankCells.of(*counted_rows(z, y))),
     "smoothing_grids": StateKind(SmoothingGrids.empty, lambda z, y: SmoothingGrids.of(*counted_rows(z, y))),
+    "stability_summary": StateKind(StabilitySummary.empty, stability_summary),
 }
 
 finite_logits = st.floats(-100, 100, width=32)

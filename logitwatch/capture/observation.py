@@ -151,6 +151,11 @@ class Observation:
         return 2 if self.binary else self._block.shape[1]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type the logits came in."""
+        return self._block.dtype
+
+    @property
     def logits(self) -> Tensor:
         """``[rows, classes]``, detached: a view where classes are the last axis, a copy elsewhere."""
         return self._rows(0, self._block.shape[0])

@@ -91,6 +91,9 @@ class Baseline(NamedTuple):
         return _clip((_residual(self.weights, before, value) - self.intercept) / self.scale, LARGEST)
 
 
+NOTHING = Baseline(0.0, 0.0, 0.0, 0.0, (0.0,) * ORDER, 0.0, 0.0, 0)
+
+
 class Whitener:
     """A stream of values as deviations without autocorrelation, from a baseline that is learnt first and then frozen.
 
@@ -153,17 +156,23 @@ class Whitener:
         self._since = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers and lists of numbers, in dictionaries."""
-        base = self.baseline
-        baseline = {} if base is None else {**base._asdict(), "weights": list(base.weights)}
-        return {"recent": list(self._recent), "since": self._since, "baseline": baseline}
+        """Numbers and lists of numbers, in dictionaries; as many before the warm-up is over as after it."""
+        most = self._recent.maxlen or 0
+        base = self.baseline or NOTHING
+        return {
+            "recent": [*self._recent, *[0.0] * (most - len(self._recent))],
+            "kept": len(self._recent),
+            "since": self._since,
+            "learnt": self.baseline is not None,
+            "baseline": {**base._asdict(), "weights": list(base.weights)},
+        }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on as saved."""
-        self._recent = deque(saved["recent"], maxlen=self._recent.maxlen)
+        self._recent = deque(saved["recent"][: saved["kept"]], maxlen=self._recent.maxlen)
         self._since = saved["since"]
-        fields = saved["baseline"]
-        self.baseline = Baseline(**{**fields, "weights": tuple(fields["weights"])}) if fields else None
+        fields = {**saved["baseline"], "weights": tuple(saved["baseline"]["weights"])}
+        self.baseline = Baseline(**fields) if saved["learnt"] else None
 
     def _level(self) -> float:
         """Of the values since the last look."""

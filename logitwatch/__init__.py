@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from logitwatch.callbacks.gradient_monitor import GradientMonitor as GradientMonitor
     from logitwatch.callbacks.logit_monitor import LogitMonitor as LogitMonitor
     from logitwatch.callbacks.recalibrator import Recalibrator as Recalibrator
+    from logitwatch.callbacks.stability_guard import StabilityGuard as StabilityGuard
     from logitwatch.callbacks.watch import watch as watch
     from logitwatch.capture.explicit import observe as observe
 
@@ -25,6 +26,7 @@ _HOMES = {
     "GradientMonitor": "logitwatch.callbacks.gradient_monitor",
     "LogitMonitor": "logitwatch.callbacks.logit_monitor",
     "Recalibrator": "logitwatch.callbacks.recalibrator",
+    "StabilityGuard": "logitwatch.callbacks.stability_guard",
     "observe": "logitwatch.capture.explicit",
     "watch": "logitwatch.callbacks.watch",
 }
@@ -36,6 +38,7 @@ __all__ = [
     "GradientMonitor",
     "LogitMonitor",
     "Recalibrator",
+    "StabilityGuard",
     "observe",
     "watch",
 ]

@@ -7,6 +7,7 @@ from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.monitor import Monitor
 from logitwatch.callbacks.recalibrator import Recalibrator
+from logitwatch.callbacks.stability_guard import StabilityGuard
 from logitwatch.callbacks.watch import watch
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "LogitMonitor",
     "Monitor",
     "Recalibrator",
+    "StabilityGuard",
     "watch",
 ]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar
 
-__all__ = ["Faults"]
+__all__ = ["Faults", "StabilityError"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -18,6 +18,10 @@ logger = logging.getLogger("logitwatch")
 
 # Faults after which a part of the suite is no longer called.
 DISARM_AFTER = 3
+
+
+class StabilityError(RuntimeError):
+    """Raised by a monitor that was told to end the run by it: no fault, and kept from nobody."""
 
 
 class Faults:
@@ -71,6 +75,8 @@ class Faults:
             result = call(*args)
             if inject is not None:
                 inject(place)
+        except StabilityError:
+            raise
         except Exception:
             self.note(place)
             return otherwise
@@ -84,6 +90,8 @@ class Faults:
         """
         try:
             yield
+        except StabilityError:
+            raise
         except Exception:
             self.note(place)
 

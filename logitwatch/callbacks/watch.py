@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
 from logitwatch.callbacks.monitor import Monitor
+from logitwatch.callbacks.stability_guard import StabilityGuard
 
 __all__ = ["watch"]
 
@@ -21,11 +24,12 @@ def watch(
         source: Name of the criterion, function or submodule to follow; found where None.
 
     Returns:
-        A `LogitMonitor` and a `CalibrationMonitor` that share one tap, one cadence and one budget.
+        A `LogitMonitor`, a `CalibrationMonitor`, and a `StabilityGuard` that only tells. They share one tap, one
+        cadence and one budget.
 
     Examples:
         >>> [type(monitor).__name__ for monitor in watch()]
-        ['LogitMonitor', 'CalibrationMonitor']
+        ['LogitMonitor', 'CalibrationMonitor', 'StabilityGuard']
     """
-    options = {"budget": budget, "every_n_steps": every_n_steps, "rows": rows, "source": source}
-    return [LogitMonitor(**options), CalibrationMonitor(**options)]  # type: ignore[arg-type]
+    options: dict[str, Any] = {"budget": budget, "every_n_steps": every_n_steps, "rows": rows, "source": source}
+    return [LogitMonitor(**options), CalibrationMonitor(**options), StabilityGuard(**options)]

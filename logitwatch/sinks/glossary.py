@@ -63,6 +63,13 @@ QUANTITIES: dict[str, Quantity] = {
     "calibration/accuracy": Quantity("fraction", "share of rows whose largest logit is the target"),
     "calibration/confidence": Quantity("fraction", "mean probability of the predicted class"),
     "calibration/reliability": Quantity("fraction", "accuracy against confidence; the diagonal is perfect calibration"),
+    "stability/absmax": Quantity("logit", "largest magnitude of a logit, exact over every row of the steps looked at"),
+    "stability/range_used": Quantity("fraction", "the largest magnitude over what the type of the logits can hold"),
+    "stability/near_ties": Quantity(
+        "fraction", "share of rows whose two largest logits are neighbours in the type they came in, or equal"
+    ),
+    "stability/top_class": Quantity("fraction", "share of the rows that the class predicted most often has"),
+    "stability/skipped_steps": Quantity("steps", "optimizer steps left out, as a gradient was not finite"),
     "gradients/norm": Quantity(
         "", "mean norm of the gradient of the cross-entropy on a row of logits: probabilities less the target"
     ),

@@ -58,6 +58,14 @@ _ATTENTION = (
     Chart("spread of attention: all heads, and the least (fraction)", ("entropy", "entropy_min")),
     Chart("trouble: non-finite rows, calls not read, heads left out", ("nonfinite", "unread", "left_out")),
 )
+_STABILITY = (
+    Chart("largest magnitude (logit)", ("absmax",)),
+    Chart(
+        "range of the type that is used, and predictions decided by rounding (fraction)", ("range_used", "near_ties")
+    ),
+    Chart("share of the class predicted most (fraction)", ("top_class",)),
+    Chart("steps left out", ("skipped_steps",)),
+)
 _RECALIBRATION = (
     Chart("NLL before and after recalibration (nats)", ("nll_before", "nll_after")),
     Chart("ECE before and after recalibration (fraction)", ("ece_before", "ece_after")),
@@ -66,6 +74,7 @@ _RECALIBRATION = (
 _FAMILIES = (
     ("Logits", "logits", _LOGITS),
     ("Calibration", "calibration", _CALIBRATION),
+    ("Stability", "stability", _STABILITY),
     ("Gradients", "gradients", _GRADIENTS),
     ("Dropout", "dropout", _DROPOUT),
     ("Attention", "attention", _ATTENTION),

@@ -91,6 +91,20 @@ def expected_calibration(z, y, *, num_bins=15):
     return {name: float(value) for name, value in values.items()}
 
 
+def expected_stability(z, y):
+    """What `StabilityGuard` should say of float32 rows ``[n, classes]`` with class indices."""
+    top = z.topk(2).values
+    spacing = 2.0 ** (top[:, 0].abs().log2().floor() - 23)
+    absmax = z.abs().max()
+    values = {
+        "absmax": absmax,
+        "range_used": absmax / torch.finfo(torch.float32).max,
+        "near_ties": (top[:, 0] - top[:, 1] <= spacing).double().mean(),
+        "top_class": z.argmax(1).bincount().max() / len(z),
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
 def as_pairs(z):
     """Yes-or-no logits of any shape as a choice between 0 and z, ``[elements, 2]``."""
     z = z.double().reshape(-1)

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from end_to_end.recomputed import expected_calibration, expected_logits, joined, records, scalars
+from end_to_end.recomputed import expected_calibration, expected_logits, expected_stability, joined, records, scalars
 from helpers.event_files import accumulated
 from helpers.models import loader, model, namespace, trainer
 from helpers.wandb_file import offline_wandb, read_wandb, rows
@@ -31,7 +31,9 @@ def run(request, tmp_path_factory):
 
 def ours(tag):
     """Whether a key is a scalar of the suite; of a text W&B keeps the size of its file as a number."""
-    return tag.startswith(("logits/", "calibration/", "logitwatch/")) and not tag.startswith("logitwatch/capture/")
+    return tag.startswith(("logits/", "calibration/", "stability/", "logitwatch/")) and not tag.startswith(
+        "logitwatch/capture/"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,7 @@ def test_every_validation_scalar_agrees_with_a_recomputation(run, numbers, file)
             z, y = joined(part)
             expected = {f"logits/val/{name}{suffix}": value for name, value in expected_logits(z, y).items()}
             expected |= {f"calibration/val/{name}{suffix}": value for name, value in expected_calibration(z, y).items()}
+            expected |= {f"stability/val/{name}{suffix}": value for name, value in expected_stability(z, y).items()}
             for tag, value in expected.items():
                 # NLL less entropy is a small difference of two numbers near 2 that are float32 sums.
                 slack = 1e-6 if "overconfidence" in tag else 1e-12

@@ -141,7 +141,7 @@ def test_a_report_is_one_sum_and_one_max_and_nothing_else_is_communicated(run):
     # Once in a run the ranks agree on what can be merged, and on a cadence that is chosen.
     assert operators == ["MAX", *["SUM", "MAX"] * reports]
     agreements = [shape for _, shape, _ in ranks[0]["chosen"]["ours"] if shape[1] == "torch.int64"]
-    assert agreements == [((4,), "torch.int64"), ((2,), "torch.int64")]
+    assert agreements == [((6,), "torch.int64"), ((2,), "torch.int64")]
 
 
 @pytest.mark.parametrize("method", ["summary", "readings", "empty", "rows_in"])

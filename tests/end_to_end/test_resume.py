@@ -214,4 +214,4 @@ def test_what_a_checkpoint_holds_does_not_grow_with_the_steps(tmp_path):
         states = torch.load(path, weights_only=True)["callbacks"]
         sizes.append({key: state["window"]["sums"].numel() for key, state in states.items() if "logitwatch" in key})
     assert sizes[0] == sizes[1]
-    assert len(sizes[0]) == 2
+    assert len(sizes[0]) == 3

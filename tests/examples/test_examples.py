@@ -130,6 +130,12 @@ def test_attention_grows_where_nothing_normalises_queries_and_keys():
     assert usual["attention/val/max_logit"] > 4 * normed["attention/val/max_logit"]
 
 
+def test_stability_leaves_out_what_is_not_finite():
+    accuracy = example("stability")["main"](epochs=6)
+    assert accuracy["warn"] < 0.2
+    assert accuracy["skip_step"] > 0.8
+
+
 def test_explicit_hands_over_logits_of_an_unknown_loss():
     seen = example("explicit")["main"](epochs=2)
     assert seen["calibration/val/accuracy"] > 0.5

@@ -6,6 +6,7 @@ from logitwatch.callbacks.attention_monitor import AttentionMonitor
 from logitwatch.callbacks.calibration_monitor import CalibrationMonitor
 from logitwatch.callbacks.gradient_monitor import GradientMonitor
 from logitwatch.callbacks.logit_monitor import LogitMonitor
+from logitwatch.callbacks.stability_guard import StabilityGuard
 from logitwatch.callbacks.tags import Tags
 from logitwatch.capture.attention import AttentionEar
 from logitwatch.capture.heads import LinearCall
@@ -36,7 +37,7 @@ def tags_of(monitor) -> set[str]:
     }
 
 
-MONITORS = [AttentionMonitor, CalibrationMonitor, GradientMonitor, LogitMonitor]
+MONITORS = [AttentionMonitor, CalibrationMonitor, GradientMonitor, LogitMonitor, StabilityGuard]
 
 
 @pytest.mark.parametrize("monitor", MONITORS, ids=lambda monitor: monitor.__name__)
@@ -49,6 +50,7 @@ def test_everything_explained_is_logged_by_somebody():
     # A monitor that is in no run knows no loss; tests/callbacks/test_gradient_monitor.py tells of its terms.
     # Of the others tests of `DropoutProbe` and `Recalibrator` and the session's tests tell.
     itself = {name for name in QUANTITIES if name.startswith(("dropout/", "logitwatch/", "recalibration/"))}
+    itself |= {"stability/skipped_steps"}  # of training, where steps may be skipped
     assert set(QUANTITIES) - itself - logged == {"losses/term", "gradients/term_norm", "gradients/term_cosine"}
 
 

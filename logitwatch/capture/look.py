@@ -157,8 +157,11 @@ class CriterionMode(Listening):
         if func is observe:
             self._kept = (func, args, kwargs, None, self._kept)
             return None
+        name = getattr(func, "__name__", "")
+        if compiling and name == "unflatten":
+            func = torch.unflatten  # the method calls that of its base class, which is not traced under a mode
         called = func
-        if getattr(func, "__name__", "") == "__call__":
+        if name == "__call__":
             if not compiling:
                 return self._borrow(func, args, kwargs)
             called = args[0]

@@ -459,3 +459,37 @@ def test_numbers_are_exact_under_inductor(region, tmp_path, caplog):
     # Torch 2.13 leaves returned logits alone in backward, on a CPU and for these graphs; others have not.
     assert max(watched_by_both(region, "inductor", tmp_path)) == 0
     assert warnings(caplog) == []
+
+
+class Attends(nn.Module):
+    """Attention with its heads split off by `Tensor.unflatten`, which no compiler can trace under an ordinary mode."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.qkv, self.head = nn.Linear(16, 48), nn.Linear(64, CLASSES)
+
+    def forward(self, x):
+        parts = self.qkv(x.unflatten(1, (4, 16))).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in parts)
+        return self.head(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
+
+
+def by_compiled_net(module, batch, stage):
+    return F.cross_entropy(module.net(batch[0]), batch[1])
+
+
+@pytest.mark.slow
+def test_a_network_that_attends_is_the_same_run_under_inductor(tmp_path):
+    def trained(folder):
+        torch._dynamo.reset()
+        counters.clear()
+        network = Attends()
+        network.compile(backend="inductor")
+        fit(model(L, by_compiled_net, network=network), folder, rows=160)
+        return network, breaks()
+
+    (alone, none), (watched, ours) = trained(None), trained(tmp_path)
+    assert none == ours
+    same_weights(alone, watched)

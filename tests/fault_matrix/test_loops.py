@@ -238,7 +238,7 @@ def test_case_37_any_logger_or_none(kind, tmp_path, monkeypatch):
     monitors = watch()
     t, _ = fitted(monitors, logger=logger)
     assert "calibration/val/ece" in t.callback_metrics
-    assert [monitor.faults for monitor in monitors] == [0, 0]
+    assert [monitor.faults for monitor in monitors] == [0, 0, 0]
     told = {"list": kept, "custom": kept[:1]}.get(kind, ())
     assert all(each.kept["logits/train/rows"] == ROWS for each in told)
     assert bool(list(tmp_path.rglob("logitwatch.jsonl"))) == (kind == "None")

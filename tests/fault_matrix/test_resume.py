@@ -58,7 +58,7 @@ def test_case_43_saved_after_any_step_a_run_ends_in_the_same_state(step, whole, 
     )
     assert all(map(torch.equal, weights, t.model.parameters()))
     expected, found = states_of(folder / f"{STEPS}.ckpt"), states_of(tmp_path / f"{STEPS}.ckpt")
-    assert len(found) == 2
+    assert len(found) == 3
     for key, state in found.items():
         torch.testing.assert_close(state["window"], expected[key]["window"], rtol=0, atol=0)
         assert state["cadence"] == expected[key]["cadence"]
@@ -73,7 +73,7 @@ def test_case_44_a_checkpoint_loads_with_weights_only_and_holds_the_windows(whol
     folder, _ = whole
     for step in range(1, STEPS + 1):
         states = states_of(folder / f"{step}.ckpt")
-        assert len(states) == 2
+        assert len(states) == 3
         assert all(set(state) >= {"cadence", "window"} for state in states.values())
 
 
@@ -143,7 +143,11 @@ def test_case_45_state_of_other_numbers_of_classes_or_bins_fits(tmp_path, caplog
     seen = Observation.of(z, y)
     fit(None, watch(), steps=3, save=(3, tmp_path / "saved.ckpt"))
     checkpoint = torch.load(tmp_path / "saved.ckpt", weights_only=True)
-    monitors = [logitwatch.LogitMonitor(every_n_steps=1), logitwatch.CalibrationMonitor(every_n_steps=1, num_bins=7)]
+    monitors = [
+        logitwatch.LogitMonitor(every_n_steps=1),
+        logitwatch.CalibrationMonitor(every_n_steps=1, num_bins=7),
+        logitwatch.StabilityGuard(every_n_steps=1),
+    ]
     for monitor in monitors:
         state = monitor.summary(seen, seen, None, histograms=True)
         checkpoint["callbacks"][monitor.state_key]["window"] = plain_state(state)

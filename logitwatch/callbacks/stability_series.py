@@ -129,9 +129,8 @@ class StabilitySeries:
         if not window.looks:
             return {}
         if not self._detectors:
-            rate = self._false_alarms * max(1, steps) / len(window.looks) / len(SERIES)
-            self._detectors = _detectors(min(rate, 0.5))
-            self._rate = min(rate, 0.5)
+            self._rate = min(0.5, self._false_alarms * max(1, steps) / len(window.looks) / len(SERIES))
+            self._detectors = _detectors(self._rate)
         before, self._learning_rate = self._learning_rate, learning_rate
         if learning_rate > PHASE * before or before > PHASE * learning_rate:
             for detector in self._detectors.values():

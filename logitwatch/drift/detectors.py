@@ -74,15 +74,15 @@ class Cusum:
         value = float(value)
         if not abs(value) <= BEYOND:
             return _not_finite(self._series.baseline)
-        z = self._series.deviation(value)
-        if z is None:
-            if self._series.baseline is not None:
-                self._evidence.start(self._series.baseline)
+        z, base = self._series.deviation(value), self._series.baseline
+        if z is None or base is None:
+            if base is not None:
+                self._start(base)
             return Verdict(False, 0.0, None)
-        level = _level(self._series.baseline)
+        level, z = self._against_level(base, z)
         score = self._evidence.add(z)
         if self._evidence.is_over(self._series.longest):
-            self._evidence.start(self._series.relearn())
+            self._start(self._series.relearn())
         return Verdict(score >= 1, score, level)
 
     def reset(self) -> None:
@@ -98,8 +98,15 @@ class Cusum:
         self._series.load_state_dict(saved["series"])
         self._evidence.load_state_dict(saved["evidence"])
 
+    def _start(self, baseline: Baseline) -> None:
+        self._evidence.start(baseline)
 
-class PageHinkley:
+    def _against_level(self, baseline: Baseline, deviation: float) -> tuple[float, float]:
+        """The level in the unit of the values, and a deviation from it."""
+        return baseline.level, deviation
+
+
+class PageHinkley(Cusum):
     """Cumulative sum of deviations from their own running mean: for shifts, where the warm-up may be off.
 
     As `Cusum`, but the level is the mean of all values since the warm-up and so follows a slow drift in part.
@@ -121,62 +128,28 @@ class PageHinkley:
         Page 1954; Hinkley 1971, "Inference about the change-point from cumulative sum tests".
     """
 
-    def __init__(
-        self,
-        *,
-        false_alarms: float = 1e-4,
-        side: Side = "up",
-        warmup: int = 128,
-        allowance: float = 1.0,
-        threshold: float | None = None,
-    ) -> None:
-        self._series = Whitener(warmup, _unwatched(side))
-        self._evidence = Evidence(side, allowance, false_alarms, threshold)
-        self._mean, self._count = 0.0, 0
-
-    def update(self, value: float) -> Verdict:
-        """See `Detector.update`."""
-        value = float(value)
-        if not abs(value) <= BEYOND:
-            return _not_finite(self._series.baseline)
-        z = self._series.deviation(value)
-        if z is None:
-            self._start(self._series.baseline)
-            return Verdict(False, 0.0, None)
-        assert self._series.baseline is not None
-        base, mean = self._series.baseline, self._mean
-        self._count += 1
-        self._mean += (max(-CUT, min(CUT, z)) - mean) / self._count
-        score = self._evidence.add(z - mean)
-        if self._evidence.is_over(self._series.longest):
-            self._start(self._series.relearn())
-        # A shift of the level is seen in the residuals only in part.
-        return Verdict(score >= 1, score, base.level + mean * base.scale / (1 - sum(base.weights)))
-
-    def reset(self) -> None:
-        """See `Detector.reset`."""
-        self._series.reset()
+    _mean, _count = 0.0, 0  # of the deviations since the warm-up
 
     def state_dict(self) -> dict[str, Any]:
         """See `Detector.state_dict`."""
-        return {
-            "series": self._series.state_dict(),
-            "evidence": self._evidence.state_dict(),
-            "mean": self._mean,
-            "count": self._count,
-        }
+        return {**super().state_dict(), "mean": self._mean, "count": self._count}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """See `Detector.load_state_dict`."""
-        self._series.load_state_dict(saved["series"])
-        self._evidence.load_state_dict(saved["evidence"])
+        super().load_state_dict(saved)
         self._mean, self._count = saved["mean"], saved["count"]
 
-    def _start(self, baseline: Baseline | None) -> None:
-        if baseline is not None:
-            self._evidence.start(baseline)
-            # The baseline counts as what it was learnt from: deviations of its own values have mean zero.
-            self._mean, self._count = 0.0, baseline.learnt_from
+    def _start(self, baseline: Baseline) -> None:
+        super()._start(baseline)
+        # The baseline counts as what it was learnt from: deviations of its own values have mean zero.
+        self._mean, self._count = 0.0, baseline.learnt_from
+
+    def _against_level(self, baseline: Baseline, deviation: float) -> tuple[float, float]:
+        mean = self._mean
+        self._count += 1
+        self._mean += (max(-CUT, min(CUT, deviation)) - mean) / self._count
+        # A shift of the level is seen in the residuals only in part.
+        return baseline.level + mean * baseline.scale / (1 - sum(baseline.weights)), deviation - mean
 
 
 class RollingZScore:
